@@ -1,0 +1,1 @@
+"""The forms in which a plan can be written."""

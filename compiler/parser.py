@@ -1,0 +1,210 @@
+"""From a source to its syntax tree, with all of its syntax errors.
+
+Lark stops at the first error.  So each declaration is parsed by itself, and where one fails, the statement
+with the error in it is blanked out and the declaration parsed again.  Every retry blanks something, so there
+is an end; a budget keeps a hostile file from making it a long way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from lark import Token, Tree, UnexpectedCharacters, UnexpectedInput
+
+from dmspec import grammar
+from dmspec.compiler import ast
+from dmspec.compiler.diagnostics import Diagnostic, Sink, near
+from dmspec.compiler.explain import explain
+from dmspec.compiler.scan import DECLARATIONS, Chunk, Mark, blank, marks, outline
+from dmspec.compiler.source import Source, Span
+from dmspec.compiler.tree import Builder
+
+MAX_ERRORS: Final = 25
+_BUDGET_CHARACTERS: Final = 1024 * 1024
+
+
+@dataclass
+class Parsed:
+    """A file's declarations, those that could be read, and which pieces were left out.
+
+    ``damaged`` is true when names may be missing because of a syntax error, so that it would mislead to say
+    that something is not declared.
+    """
+
+    declarations: list[ast.Declaration] = field(default_factory=list)
+    statements: tuple[ast.Statement, ...] = ()
+    damaged: bool = False
+    left_out: list[Span] = field(default_factory=list)
+
+
+class _GiveUpError(Exception):
+    """There are too many errors to go on."""
+
+
+def parse(source: Source, sink: Sink) -> Parsed:
+    """Parse a file; its errors go to ``sink``."""
+    found = outline(source, sink)
+    parsed = Parsed(damaged=sink.has_errors)
+    if found is None:
+        return parsed
+    work = _Work(source, sink, parsed)
+    try:
+        for chunk in found.chunks:
+            work.chunk(chunk, found.text)
+    except _GiveUpError:
+        end = len(source.text)
+        sink.add(Diagnostic("DM010", f"more than {MAX_ERRORS} errors; the others are not shown",
+                            Span(source, end, end)))
+    return parsed
+
+
+def parse_statements(source: Source, sink: Sink) -> Parsed:
+    """Parse loose statements, as a live command has them."""
+    parsed = Parsed()
+    found = outline(source, Sink())
+    if found is None:
+        outline(source, sink)
+        parsed.damaged = True
+        return parsed
+    work = _Work(source, sink, parsed)
+    try:
+        tree = work.attempt(found.text, 0, "statements", Chunk(0, len(found.text), ""))
+        if tree is not None:
+            builder = Builder(source, 0, len(source.text), sink)
+            parsed.statements = builder.statements(tree)
+    except _GiveUpError:
+        pass
+    return parsed
+
+
+class _Work:
+    def __init__(self, source: Source, sink: Sink, parsed: Parsed) -> None:
+        self.source = source
+        self.sink = sink
+        self.parsed = parsed
+        self.errors = 0
+        self.budget = _BUDGET_CHARACTERS
+
+    def chunk(self, chunk: Chunk, text: str) -> None:
+        """Parse one declaration, and keep what could be read of it."""
+        if chunk.word not in DECLARATIONS:
+            self._not_a_declaration(chunk, text)
+            return
+        piece = text[chunk.start : chunk.end] + "\n" + "}" * chunk.missing
+        tree = self.attempt(piece, chunk.start, "file", chunk)
+        if tree is not None:
+            builder = Builder(self.source, chunk.start, chunk.end, self.sink)
+            self.parsed.declarations += builder.file(tree)
+
+    def attempt(self, piece: str, base: int, start: str, chunk: Chunk) -> Tree[Token] | None:
+        """Parse a piece until it has no error left; ``None`` when its head is wrong."""
+        whole = piece
+        while True:
+            self.budget -= len(piece)
+            if self.budget < 0 and self.errors:
+                raise _GiveUpError
+            try:
+                return grammar.parser().parse(piece, start=start)
+            except UnexpectedInput as error:
+                place = self._report(error, piece, base)
+            left = _without_statement(piece, place, in_body=start == "statements")
+            if left is None:
+                self._head_is_wrong(whole, base, chunk)
+                return None
+            piece, first, last = left
+            self._leave_out(base + first, base + last)
+
+    def _report(self, error: UnexpectedInput, piece: str, base: int) -> int:
+        self.errors += 1
+        if self.errors > MAX_ERRORS:
+            raise _GiveUpError
+        self.parsed.damaged = True
+        place = min(error.pos_in_stream if error.pos_in_stream is not None else len(piece), len(piece))
+        if place < 0 or (isinstance(error, UnexpectedInput) and _is_end(error)):
+            place = len(piece.rstrip().rstrip("}").rstrip()) if piece.strip() else 0
+        self.sink.add(explain(error, self.source, min(base + place, len(self.source.text))))
+        return place
+
+    def _leave_out(self, start: int, end: int) -> None:
+        length = len(self.source.text)
+        self.parsed.left_out.append(Span(self.source, min(start, length), min(end, length)))
+
+    def _head_is_wrong(self, piece: str, base: int, chunk: Chunk) -> None:
+        """Read the block of a declaration whose head cannot be read, only for the errors in it."""
+        self._leave_out(chunk.start, chunk.end)
+        self._block_of(piece, base, chunk.word)
+
+    def _block_of(self, piece: str, base: int, word: str) -> None:
+        block = next((mark for mark in marks(piece) if mark.kind == "{"), None)
+        if block is None or word not in ("device", "process", "procedure", "scenario", "property"):
+            return
+        head = f"{word} x "
+        chunk = Chunk(base + block.start, base + len(piece), "")
+        self.attempt(head + piece[block.start :], base + block.start - len(head), "file", chunk)
+
+    def _not_a_declaration(self, chunk: Chunk, text: str) -> None:
+        self.errors += 1
+        if self.errors > MAX_ERRORS:
+            raise _GiveUpError
+        self.parsed.damaged = True
+        self._leave_out(chunk.start, chunk.end)
+        if not chunk.word:
+            start = chunk.start + len(text[: chunk.end]) - len(text[: chunk.end].lstrip())
+            self.sink.add(Diagnostic("DM007", "this begins no declaration", Span(self.source, start, start + 1),
+                                     expected="a declaration, such as `disk pv1 64MiB`"))
+            return
+        meant = near(chunk.word, DECLARATIONS)
+        help_ = f"did you mean `{meant}`?" if meant else "inside a `process NAME { }` it may be a statement"
+        self.sink.add(Diagnostic(
+            "DM007", f"`{chunk.word}` begins no declaration",
+            Span(self.source, chunk.start, chunk.start + len(chunk.word)),
+            expected=", ".join(DECLARATIONS[:-1]) + f" or {DECLARATIONS[-1]}", help=help_,
+        ))
+        self._block_of(text[chunk.start : chunk.end] + "\n" + "}" * chunk.missing, chunk.start, meant)
+
+
+def _is_end(error: UnexpectedInput) -> bool:
+    token = getattr(error, "token", None)
+    return not isinstance(error, UnexpectedCharacters) and token is not None and token.type == "$END"
+
+
+def _without_statement(piece: str, place: int, *, in_body: bool) -> tuple[str, int, int] | None:
+    """The piece with the statement around ``place`` blanked, and where that was; ``None`` in a head.
+
+    A statement with a block of its own loses its head and its braces only: what is in the block stays, as a
+    part of the block around it, so that errors in there are still found.
+    """
+    everything = list(marks(piece))
+    boundaries = [mark for mark in everything if mark.kind in "\n;{}"]
+    first_brace = next((mark.start for mark in boundaries if mark.kind == "{"), len(piece))
+    if not in_body and place <= first_brace:
+        return None
+    before = [mark for mark in boundaries if mark.start < place]
+    after = [mark for mark in boundaries if mark.start >= place]
+    start = before[-1].end if before else 0
+    end = after[0].start if after else len(piece)
+    if after and after[0].kind == "{":
+        left = blank(piece, start, after[0].end)
+        partner = _partner(boundaries, after[0])
+        if partner is not None:
+            left = blank(left, partner.start, partner.end)
+            return left, start, partner.end
+        return left, start, end
+    left = blank(piece, start, end)
+    if left != piece:
+        return left, start, end
+    if after and after[0].kind == "}" and after[0].start == place:
+        return None
+    return None
+
+
+def _partner(boundaries: list[Mark], opening: Mark) -> Mark | None:
+    depth = 0
+    for mark in boundaries:
+        if mark.start < opening.start:
+            continue
+        depth += {"{": 1, "}": -1}.get(mark.kind, 0)
+        if depth == 0:
+            return mark
+    return None

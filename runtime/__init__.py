@@ -1,0 +1,1 @@
+"""The devices and the engines that run them; nothing in here knows the compiler."""

@@ -1,0 +1,84 @@
+"""What the FUSE layer needs from whoever has devices to show, and how it says that it cannot go on.
+
+This file is the whole seam between dmspec and FUSE: it knows neither device-mapper nor a FUSE library. Names
+are file names, sizes and offsets are bytes, and failures are `OSError` with the errno that the caller of
+read(2) or write(2) is to see.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Export(Protocol):
+    """Block devices to be shown as files; every method is called from many threads at once.
+
+    A buffer is the request's own memory. It is only valid until the method returns, so an implementation
+    that needs the bytes for longer must copy them.
+    """
+
+    def names(self) -> Sequence[str]:
+        """Give the names of the devices that are visible now, sorted."""
+        ...
+
+    def size_bytes(self, name: str) -> int:
+        """Give the size of a device, without waiting for its I/O; KeyError when there is no such device."""
+        ...
+
+    def is_read_only(self, name: str) -> bool:
+        """Tell whether writes are refused; KeyError when there is no such device."""
+        ...
+
+    def open(self, name: str, *, write: bool) -> None:
+        """Count an opening of the device, or raise OSError to refuse it."""
+        ...
+
+    def close(self, name: str, *, write: bool) -> None:
+        """Take back an opening; the kernel tells us when close(2) has already returned, so it comes late."""
+        ...
+
+    def read(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill the buffer from any offset and tell how many bytes it got; fewer only at the end of the
+        device.
+
+        It blocks while the device is suspended. Each blocked call holds one thread, and the mount has
+        plenty.
+        """
+        ...
+
+    def write(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Write the buffer at any offset and tell how many bytes went in.
+
+        As on a block device, a write across the end is cut short there and one at or after the end is
+        ENOSPC.
+        """
+        ...
+
+    def flush(self, name: str) -> None:
+        """Make every write that was answered durable, through all layers."""
+        ...
+
+    def discard(self, name: str, offset: int, length: int) -> None:
+        """Drop a range that lies within the device, so that it reads as zeros afterwards; otherwise
+        EOPNOTSUPP.
+
+        The zeros are no courtesy. Our files are regular files, where punching a hole means zeros, and mke2fs
+        leaves out writing its empty inode tables and journal when punching worked. A stack whose discard is
+        only a hint must therefore raise EOPNOTSUPP; mke2fs then writes the zeros itself.
+        """
+        ...
+
+
+class FuseUnavailable(Exception):
+    """The machine lacks something that a mount needs; `remedy` is the command that brings it."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(f"{message}\n  remedy: {remedy}" if remedy else message)
+        self.remedy = remedy
+
+
+class MountFailed(Exception):
+    """The mount could not be made although the machine has what it needs."""
+
+
+class MountStuck(Exception):
+    """The mount is gone, but requests still wait inside the export: tear nothing down yet."""

@@ -1,0 +1,304 @@
+"""One mount from its beginning to its end.
+
+libfuse's own way to end on SIGTERM closes the connection first and unmounts then, which throws away what the
+page cache still holds. Here the order is the other way round. The binding runs in a thread of its own; the
+thread that called `serve` waits, takes the signals, and ends the mount from outside, as umount(8) would,
+while requests are still served: first the files are synced, then the mount goes, and only then does `serve`
+return, so that the caller may tear its devices down.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from time import monotonic
+from types import FrameType
+from typing import Any, Literal
+
+from dmspec.runtime.fuse import mounts
+from dmspec.runtime.fuse.adapter import REQUEST_BYTES, Files
+from dmspec.runtime.fuse.export import Export, MountFailed, MountStuck
+from dmspec.runtime.fuse.guardian import Guardian
+from dmspec.runtime.fuse.libraries import Binding, load_binding
+from dmspec.runtime.fuse.sizes import KernelSizes
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FILESYSTEM, _SUBTYPE = mounts.FILESYSTEM_TYPE.split(".")
+
+
+class _Event(Enum):
+    MOUNTED = auto()
+    STOP = auto()
+    SIGNAL = auto()
+    ENDED = auto()
+
+
+class Mount:
+    """What the server may do with its mount while it is being served."""
+
+    def __init__(self, session: "_Session") -> None:
+        self._session = session
+        self.mountpoint = session.mountpoint
+        self.binding = session.binding.name
+
+    def refresh(self, name: str) -> None:
+        """Make the kernel use a device's new size, before the next system call sees it.
+
+        To be called after a device got another size, and not while it is suspended. Without it a program
+        that has the file open, and the first stat(2) of any other, still see the old size.
+        """
+        self._session.sizes.refresh(name)
+
+    def stop(self) -> None:
+        """Sync, unmount and let `serve` return; may be called from any thread and does not wait."""
+        self._session.inbox.put(_Event.STOP)
+
+
+def serve(
+    export: Export,
+    mountpoint: str | os.PathLike[str],
+    *,
+    binding: Literal["auto", "mfusepy", "fusepy"] = "auto",
+    single_thread: bool = False,
+    debug: bool = False,
+    on_ready: Callable[[Mount], None] | None = None,
+    on_give_up: Callable[[], None] | None = None,
+    grace_seconds: float = 10.0,
+) -> None:
+    """Show the export's devices as files and block until they are unmounted.
+
+    Unmounting by hand, SIGINT, SIGTERM, SIGHUP and `Mount.stop` all end it in order, and a killed server's
+    mount is taken away by a guardian process. Signals are only taken when this runs in the main thread.
+
+    A device that stays suspended can hold the end up. After `grace_seconds`, or at a second signal,
+    `on_give_up` is called and must make requests that wait inside the export return, if with an error; after
+    another such time the mount is cut off, and MountStuck raised if requests wait even then.
+
+    An exception other than OSError from the export is a bug: the request gets EIO, the mount ends, and the
+    exception is raised here.
+    """
+    path = mounts.absolute(mountpoint)
+    if not Path(path).is_dir():
+        raise MountFailed(f"{path} is not a directory")
+    session = _Session(export, path, load_binding(binding), on_ready, on_give_up, grace_seconds)
+    session.run(single_thread=single_thread, debug=debug)
+
+
+class _Session:
+    def __init__(
+        self,
+        export: Export,
+        mountpoint: str,
+        binding: Binding,
+        on_ready: Callable[[Mount], None] | None,
+        on_give_up: Callable[[], None] | None,
+        grace_seconds: float,
+    ) -> None:
+        self.mountpoint = mountpoint
+        self.binding = binding
+        self.inbox: SimpleQueue[_Event] = SimpleQueue()
+        self.sizes = KernelSizes(mountpoint, export.size_bytes)
+        self._files = Files(
+            export, self.sizes, on_mounted=self._mounted, on_bug=self._bug, on_end=self._forget
+        )
+        self._on_ready = on_ready
+        self._on_give_up = on_give_up
+        self._grace_seconds = grace_seconds
+        self._guardian: Guardian | None = None
+        self._entry: mounts.MountEntry | None = None
+        self._bugs: list[BaseException] = []
+        self._libfuse: int | None = None
+        self._libfuse_lock = threading.Lock()
+
+    def run(self, *, single_thread: bool, debug: bool) -> None:
+        options = {
+            "foreground": True,
+            "nothreads": single_thread,
+            "debug": debug,
+            "fsname": _SUBTYPE,
+            "subtype": _SUBTYPE,
+            "nosuid": True,
+            "nodev": True,
+        }
+        self._guardian = Guardian(self.mountpoint)
+        loop = threading.Thread(target=self._loop, args=(options,), name="fuse", daemon=True)
+        try:
+            with _signals(self.inbox):
+                loop.start()
+                self._attend()
+            loop.join(self._grace_seconds)
+            self._clear_away()
+        finally:
+            self._guardian.dismiss()
+        if self._bugs:
+            raise self._bugs[0]
+        if loop.is_alive():
+            raise MountStuck(f"{self.mountpoint} is unmounted, but requests still wait inside the export")
+        if self._entry is None:
+            raise MountFailed(f"libfuse could not mount {self.mountpoint}; its reason is on standard error")
+
+    def _loop(self, options: dict[str, Any]) -> None:
+        """Run the binding; how libfuse ends is of no interest, for it calls every abort an error."""
+        try:
+            with contextlib.suppress(RuntimeError):
+                self.binding.run(self._files, self.mountpoint, options)
+        except BaseException as problem:  # noqa: BLE001 - raised by run() in the caller's thread
+            self._bugs.append(problem)
+        finally:
+            self.inbox.put(_Event.ENDED)
+
+    def _mounted(self, connection: Any | None) -> None:
+        """Take over from libfuse, which calls this while the kernel waits for the first answer."""
+        self._libfuse = self.binding.session()
+        if connection is not None:
+            self.binding.configure(connection)
+        self._entry = mounts.topmost(self.mountpoint)
+        if self._entry is None:
+            raise MountFailed(f"{self.mountpoint} is not in the mount table")
+        assert self._guardian is not None
+        self._guardian.watch(self._entry)
+        if self.binding.has_writeback_cache:
+            self.sizes.forget_attributes = self._forget_attributes
+        self.inbox.put(_Event.MOUNTED)
+
+    def _bug(self, problem: BaseException) -> None:
+        self._bugs.append(problem)
+        self.inbox.put(_Event.STOP)
+
+    def _forget(self) -> None:
+        with self._libfuse_lock:
+            self._libfuse = None
+
+    def _forget_attributes(self, inode: int) -> None:
+        with self._libfuse_lock:
+            if self._libfuse is not None:
+                self.binding.forget_attributes(self._libfuse, inode)
+
+    def _attend(self) -> None:
+        """Wait for the end of the mount, or bring it about."""
+        while True:
+            event = self.inbox.get()
+            if event is _Event.ENDED:
+                return
+            if event is not _Event.MOUNTED:
+                self._end()
+                return
+            assert self._entry is not None
+            mounts.tune(self._entry, read_ahead_kib=REQUEST_BYTES >> 10)
+            if self._on_ready is not None:
+                try:
+                    self._on_ready(Mount(self))
+                except BaseException as problem:  # noqa: BLE001 - raised by run() once the mount is gone
+                    self._bug(problem)
+
+    def _end(self) -> None:
+        """End the mount in order, and with growing force when that takes too long."""
+        threading.Thread(target=self._unmount, name="unmount", daemon=True).start()
+        if self._ends_soon():
+            return
+        if self._on_give_up is not None:
+            try:
+                self._on_give_up()
+            except BaseException as problem:  # noqa: BLE001 - raised by run() once the mount is gone
+                self._bugs.append(problem)
+            if self._ends_soon():
+                return
+        if self._entry is not None:
+            mounts.abort(self._entry)
+            mounts.unmount_exactly(self._entry)
+        self._exit()
+
+    def _ends_soon(self) -> bool:
+        """Wait for the end within the time of grace, or until the user insists with another signal."""
+        deadline = monotonic() + self._grace_seconds
+        while True:
+            try:
+                event = self.inbox.get(timeout=max(0.0, deadline - monotonic()))
+            except Empty:
+                return False
+            if event is _Event.ENDED:
+                return True
+            if event is _Event.SIGNAL:
+                return False
+
+    def _unmount(self) -> None:
+        """Write back and unmount; when files are still open, detach, write back again and hang up."""
+        if self._entry is None:
+            return
+        self._sync()
+        try:
+            mounts.unmount(self.mountpoint)
+        except OSError as problem:
+            if problem.errno != errno.EBUSY:
+                return
+        else:
+            return
+        with contextlib.suppress(OSError):
+            root = os.open(self.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                mounts.unmount_exactly(self._entry)
+                self._sync(root)
+                self._exit()
+                os.fstatvfs(root)
+            finally:
+                os.close(root)
+
+    def _sync(self, folder: int | None = None) -> None:
+        """Sync each file that is open for writing, all at once: a suspended one must delay no other."""
+        threads = [
+            threading.Thread(target=self._sync_file, args=(name, folder), name=f"sync of {name}", daemon=True)
+            for name in self._files._written_names()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _sync_file(self, name: str, folder: int | None) -> None:
+        path = name if folder is not None else f"{self.mountpoint}/{name}"
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _exit(self) -> None:
+        with self._libfuse_lock:
+            if self._libfuse is not None:
+                self.binding.exit(self._libfuse)
+
+    def _clear_away(self) -> None:
+        """Unmount what libfuse left: after an abort from outside it takes the mount for gone."""
+        if self._entry is not None and mounts.is_mounted(self._entry):
+            with contextlib.suppress(OSError):
+                mounts.unmount_exactly(self._entry)
+
+
+@contextlib.contextmanager
+def _signals(inbox: "SimpleQueue[_Event]") -> Iterator[None]:
+    """Turn signals into events. One that is ignored stays so, as for a server started with nohup.
+
+    The queue is a SimpleQueue because its put is safe in a handler that interrupts its get.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def take(_number: int, _frame: FrameType | None) -> None:
+        inbox.put(_Event.SIGNAL)
+
+    before = {}
+    try:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, take)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

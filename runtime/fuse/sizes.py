@@ -1,0 +1,80 @@
+"""Keeps the kernel's idea of our files' sizes true, which the writeback cache makes a task of its own.
+
+Under the writeback cache a program may write past the end of a device and be told that all is well, since
+the kernel takes a longer file for granted and asks nobody. `dd if=/dev/zero of=volume` would then never end.
+What a block device says is "No space left on device", and this is how ours says it: the write-back that
+reaches beyond the end fails, the file is truncated to its true size, and the next write(2), made to ask for
+the file's attributes, gets ENOSPC from that question. fsync(2) and close(2) report it in any case. A program
+so learns it up to one dirty-page limit late, as with every error of a buffered write; an O_DIRECT write
+learns it at once.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+
+class KernelSizes:
+    """What each file's size is in the kernel's eyes, and the two ways to put it right.
+
+    `forget_attributes` makes the kernel ask for an inode's attributes again; it is given by the binding
+    whose kernel cache needs all this, and without it nothing here does anything but remember.
+    """
+
+    def __init__(self, mountpoint: str, size_bytes: Callable[[str], int]) -> None:
+        self._mountpoint = Path(mountpoint)
+        self._size_bytes = size_bytes
+        self._told: dict[str, int] = {}
+        self._overrun: set[str] = set()
+        self._correcting: set[str] = set()
+        self._lock = threading.Lock()
+        self.forget_attributes: Callable[[int], None] | None = None
+
+    def told(self, name: str, size_bytes: int) -> None:
+        """Note a size that an answer to the kernel contained; a changed one must be enforced."""
+        if self._told.setdefault(name, size_bytes) != size_bytes:
+            self._told[name] = size_bytes
+            self._correct_later(name)
+
+    def overrun(self, name: str) -> None:
+        """Note that the page cache held data beyond the end of a file."""
+        if self.forget_attributes is not None:
+            self._overrun.add(name)
+            self._correct_later(name)
+
+    def take_overrun(self, name: str) -> bool:
+        """Tell whether a writer is still to hear that it ran over the end; asking counts as telling."""
+        if name not in self._overrun:
+            return False
+        self._overrun.discard(name)
+        return True
+
+    def refresh(self, name: str) -> None:
+        """Make the kernel use a device's present size, also for programs that have the file open.
+
+        This waits for write-backs under way, so it must not be called while the device is suspended.
+        """
+        with contextlib.suppress(OSError, KeyError):
+            path = self._mountpoint / name
+            size_bytes = self._size_bytes(name)
+            self._told[name] = size_bytes
+            os.truncate(path, size_bytes)
+            if self.forget_attributes is not None:
+                self.forget_attributes(path.lstat().st_ino)
+
+    def _correct_later(self, name: str) -> None:
+        """Refresh in a thread of its own: truncate(2) may wait for the very request being answered."""
+        if self.forget_attributes is None:
+            return
+        with self._lock:
+            if name in self._correcting:
+                return
+            self._correcting.add(name)
+        threading.Thread(target=self._correct, args=(name,), name=f"size of {name}", daemon=True).start()
+
+    def _correct(self, name: str) -> None:
+        with self._lock:
+            self._correcting.discard(name)
+        self.refresh(name)

@@ -1,0 +1,124 @@
+"""A stack: the disks, the mapped devices, and what the kernel keeps beside them."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .block import Backing, BlockDevice, Disk
+from .eras import Era
+from .errors import DmError
+from .mapped_device import MappedDevice
+
+if TYPE_CHECKING:
+    from .table import Table
+    from .targets.base import TargetType
+    from .task import Engine, Frame, Task
+
+_NUMBER = re.compile(r"(\d{1,9}):(\d{1,9})\Z", re.ASCII)
+
+
+class Freezer(Protocol):
+    """Who locks what lies on a device: simulated filesystems, or those that really are mounted."""
+
+    def freeze(self, device: MappedDevice, task: Task) -> Frame | None: ...
+    def thaw(self, device: MappedDevice) -> Frame | None: ...
+
+
+class Stack:
+    """Everything that one machine has.  ``log_lines`` is the kernel log: ``(level, text)``."""
+
+    def __init__(self, engine: Engine, era: Era, target_types: Mapping[str, TargetType]) -> None:
+        self.engine = engine
+        self.era = era
+        self.target_types = target_types
+        self.disks: dict[str, Disk] = {}
+        self.devices: dict[str, MappedDevice] = {}
+        self.log_lines: list[tuple[str, str]] = []
+        self.freezer: Freezer | None = None
+        self.shared: dict[str, Any] = {}
+        self.on_removed: Callable[[MappedDevice], None] | None = None
+
+    def log(self, level: str, text: str) -> None:
+        """A line of the kernel log, in the kernel's words."""
+        self.log_lines.append((level, text))
+        self.engine.note("kernel", f"{level}: {text}")
+
+    def add_disk(self, name: str, sectors: int, backing: Backing) -> Disk:
+        disk = Disk(self.engine, name, len(self.disks), sectors, backing)
+        self.disks[name] = disk
+        return disk
+
+    def everything(self) -> Iterator[BlockDevice]:
+        yield from self.disks.values()
+        yield from self.devices.values()
+
+    def lookup(self, path: str) -> BlockDevice:
+        """What a table's device word names: a name, ``/dev/mapper/NAME`` or ``major:minor``."""
+        number = _NUMBER.match(path)
+        if number:
+            for device in self.everything():
+                if (device.major, device.minor) == (int(number[1]), int(number[2])):
+                    return self._usable(device)
+            raise DmError(errno.ENXIO)
+        name = path.removeprefix("/dev/mapper/").removeprefix("/dev/")
+        found = self.disks.get(name) or self.devices.get(name)
+        if found is None:
+            raise DmError(errno.ENODEV)
+        return self._usable(found)
+
+    @staticmethod
+    def _usable(device: BlockDevice) -> BlockDevice:
+        if isinstance(device, Disk) and device.detached:
+            raise DmError(errno.ENXIO)
+        return device
+
+    def device(self, name: str) -> MappedDevice:
+        """A mapped device by name; ``ENXIO`` when there is none, as the ioctls say."""
+        found = self.devices.get(name)
+        if found is None:
+            raise DmError(errno.ENXIO)
+        return found
+
+    def hold(self, device: BlockDevice) -> None:
+        device.open_count += 1
+
+    def release(self, device: BlockDevice) -> None:
+        device.open_count -= 1
+        if isinstance(device, MappedDevice) and device.deferred_remove and not device.open_count \
+                and self.on_removed is not None:
+            self.on_removed(device)
+
+    @staticmethod
+    def kernel_name(device: BlockDevice) -> str:
+        """The name by which the kernel's messages call a device."""
+        return f"dm-{device.minor}" if isinstance(device, MappedDevice) else device.name
+
+    def free_minor(self) -> int:
+        used = {device.minor for device in self.devices.values()}
+        minor = 0
+        while minor in used:
+            minor += 1
+        return minor
+
+    def loops(self, md: MappedDevice, table: Table) -> bool:
+        """Whether I/O to ``md`` would come back to it for ever through this table."""
+        todo = list(table.devices)
+        seen: list[BlockDevice] = []
+        while todo:
+            device = todo.pop()
+            if device is md:
+                return True
+            if isinstance(device, MappedDevice) and device.live is not None and \
+                    not any(one is device for one in seen):
+                seen.append(device)
+                todo.extend(device.live.devices)
+        return False
+
+    def freeze(self, md: MappedDevice, task: Task) -> Frame | None:
+        return self.freezer.freeze(md, task) if self.freezer is not None else None
+
+    def thaw(self, md: MappedDevice) -> Frame | None:
+        return self.freezer.thaw(md) if self.freezer is not None else None

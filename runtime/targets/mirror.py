@@ -1,0 +1,687 @@
+"""dm-mirror: the same data on every leg (kernel: drivers/md/dm-raid1.c).
+
+A write is put on a list; the worker (``kmirrord``) passes over its lists in a fixed order, marks
+the log, and writes to all legs.  With ``handle_errors`` a write that failed on a leg is *held*: it
+is neither acknowledged nor failed until the mirror is suspended, and then ends with REQUEUE
+(noflush) or EIO.  The rules are those of mirror.md; the recorded cases are b-mirror and
+c-mirror-failure.  Where eras differ the flags of :mod:`dmspec.runtime.eras` are asked.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from ..bio import REQUEUE, Bio, Op
+from ..block import BlockDevice
+from ..dirty_log import DirtyLog, create_log
+from ..errors import DmError
+from ..frames import WaitForBios, WaitForWork
+from ..kcopyd import Copier, CopyJob
+from ..region_hash import Region, RegionHash, State, counts
+from ..signature import Kind, flag, opt, pos, signature
+from ..task import DONE, Enter, Frame, Outcome, Return, Task, Wait, Work
+from .base import INCOMPLETE, KILL, REMAPPED, SUBMITTED, Target, TargetType, parse_number, smallest
+
+MAX_LEGS: Final = 9
+
+
+class LegError(enum.IntFlag):
+    WRITE = 1
+    SYNC = 2
+    READ = 4
+    FLUSH = 8
+
+
+class Leg:
+    """One side of a mirror; ``error_count`` excludes it from reads, not from writes."""
+
+    __slots__ = ("device", "error_count", "errors", "offset")
+
+    def __init__(self, device: BlockDevice, offset: int) -> None:
+        self.device = device
+        self.offset = offset
+        self.error_count = 0
+        self.errors = LegError(0)
+
+    @property
+    def letter(self) -> str:
+        if not self.error_count:
+            return "A"
+        for error, letter in ((LegError.FLUSH, "F"), (LegError.WRITE, "D"), (LegError.SYNC, "S"),
+                              (LegError.READ, "R")):
+            if error in self.errors:
+                return letter
+        return "U"
+
+
+class Mirror(Target):
+    """``suspending`` is set from presuspend to resume; ``holds`` are the writes that wait for one."""
+
+    has_end_io = True
+    num_discard_bios = 1
+
+    def construct(self, argv: list[str]) -> Frame | None:
+        """The worker runs once before the table can be live, so what it raises then is not seen."""
+        words = list(argv)
+        self.log = self._construct_log(words)
+        count = words.pop(0) if words else ""
+        if not count.isdigit() or not 2 <= int(count) <= MAX_LEGS:
+            raise DmError(errno.EINVAL, "Invalid number of mirrors")
+        if len(words) < 2 * int(count):
+            raise DmError(errno.EINVAL, "Too few mirror arguments")
+        self.legs: list[Leg] = []
+        for _ in range(int(count)):
+            path, offset_word = words.pop(0), words.pop(0)
+            offset = parse_number(offset_word, "Invalid offset")
+            self.legs.append(Leg(self.get_device(path, "Device lookup failure"), offset))
+        self._construct_features(words)
+        if words:
+            raise DmError(errno.EINVAL, "Too many mirror arguments")
+        self._construct_state()
+        return WaitForWork(self.work)
+
+    def _construct_log(self, words: list[str]) -> DirtyLog:
+        if len(words) < 2:
+            raise DmError(errno.EINVAL, "Insufficient mirror log arguments")
+        kind, count = words.pop(0), words.pop(0)
+        if not count.isascii() or not count.isdigit():
+            raise DmError(errno.EINVAL, "Invalid mirror log argument count")
+        if len(words) < int(count):
+            raise DmError(errno.EINVAL, "Insufficient mirror log arguments")
+        log_words = words[:int(count)]
+        del words[:int(count)]
+        try:
+            return create_log(self, kind, log_words)
+        except DmError:
+            raise DmError(errno.EINVAL, "Error creating mirror dirty log") from None
+
+    def _construct_features(self, words: list[str]) -> None:
+        self.handle_errors = self.keep_log = False
+        if not words:
+            return
+        count = words.pop(0)
+        if not count.isascii() or not count.isdigit():
+            raise DmError(errno.EINVAL, "Invalid number of features")
+        if int(count) > len(words):
+            raise DmError(errno.EINVAL, "Not enough arguments to support feature count")
+        for _ in range(int(count)):
+            word = words.pop(0)
+            if word == "handle_errors":
+                self.handle_errors = True
+            elif word == "keep_log" and self.stack.era.keep_log:
+                self.keep_log = True
+            else:
+                raise DmError(errno.EINVAL, "Unrecognised feature requested")
+        if self.keep_log and not self.handle_errors:
+            raise DmError(errno.EINVAL, "keep_log feature requires the handle_errors feature")
+
+    def _construct_state(self) -> None:
+        name = self.table.md.name
+        engine = self.stack.engine
+        self.max_io_sectors = self.log.region_sectors
+        self.num_flush_bios = 1 if self.stack.era.flushes_reach_legs else 0
+        self.default = 0
+        self.in_sync = False
+        self.log_failure = False
+        self.leg_failure = False
+        self.suspending = False
+        self.reads: list[Bio] = []
+        self.writes: list[Bio] = []
+        self.failures: list[Bio] = []
+        self.holds: list[Bio] = []
+        self.regions = RegionHash(name, self.log, self.begin, self)
+        self.copier = Copier(self.stack, f"of mirror {name}")
+        self.work = Work(engine, f"kmirrord {name}", Kmirrord(self))
+        self.trigger = Work(engine, f"mirror event {name}", TriggerEvent(self))
+        self.wake()
+
+    # What the core asks
+
+    def map(self, bio: Bio) -> int:
+        if bio.op is not Op.READ:
+            bio.hook = self.regions.region_of(bio) if counts(bio) else None
+            self.writes.append(bio)
+            self.wake()
+            return SUBMITTED
+        if not self.log.in_sync(self.regions.region_of(bio)):
+            if bio.readahead:
+                return KILL
+            self.reads.append(bio)
+            self.wake()
+            return SUBMITTED
+        leg = self.choose_leg()
+        if leg is None:
+            return KILL
+        bio.hook = leg
+        self.aim(bio, leg)
+        return REMAPPED
+
+    def end_io(self, bio: Bio, status: int) -> int:
+        if bio.op is not Op.READ:
+            if bio.hook is not None:
+                self.regions.dec_pending(bio.hook)
+            return status
+        if not status or status == errno.EOPNOTSUPP or bio.readahead:
+            return status
+        leg = bio.hook
+        if leg is None:
+            self.log_text("err", "Mirror read failed.")
+            return status
+        self.log_text("err", f"Mirror read failed from {leg.device.number}. Trying alternative device.")
+        self.fail_leg(leg, LegError.READ)
+        if self.read_again(bio):
+            return INCOMPLETE
+        self.log_text("err", "All replicated volumes dead, failing I/O")
+        return status
+
+    def presuspend(self) -> Frame | None:
+        return Presuspend(self)
+
+    def postsuspend(self) -> Frame | None:
+        return Postsuspend(self)
+
+    def resume(self) -> Frame | None:
+        return ResumeMirror(self)
+
+    def destroy(self) -> Frame | None:
+        return DestroyMirror(self)
+
+    def info(self) -> str:
+        devices = " ".join(leg.device.number for leg in self.legs)
+        letters = "".join(leg.letter for leg in self.legs)
+        return (f"{len(self.legs)} {devices} {self.log.sync_count}/{self.log.region_count} 1 {letters} "
+                f"{self.log.info()}")
+
+    def parameters(self) -> str:
+        places = "".join(f" {leg.device.number} {leg.offset}" for leg in self.legs)
+        features = [word for word, on in (("handle_errors", self.handle_errors), ("keep_log", self.keep_log)) if on]
+        tail = f" {len(features)} {' '.join(features)}" if features else ""
+        return f"{self.log.parameters()}{len(self.legs)}{places}{tail}"
+
+    def areas(self) -> Iterator[tuple[BlockDevice, int, int]]:
+        for leg in self.legs:
+            yield leg.device, leg.offset, self.length
+
+    # Lists and legs
+
+    def wake(self) -> None:
+        self.work.queue()
+
+    def give_back(self, bios: list[Bio]) -> None:
+        """Writes that waited for their region's recovery."""
+        if bios:
+            self.writes.extend(bios)
+            self.wake()
+
+    def aim(self, bio: Bio, leg: Leg) -> None:
+        bio.device = leg.device
+        bio.sector = leg.offset + bio.first_sector - self.begin
+
+    def choose_leg(self) -> Leg | None:
+        """The default leg, or, walking down from it, the first without errors."""
+        for step in range(len(self.legs)):
+            leg = self.legs[(self.default - step) % len(self.legs)]
+            if not leg.error_count:
+                return leg
+        return None
+
+    def read_again(self, bio: Bio) -> bool:
+        """Queue a failed read once more, if there is a leg to read it from."""
+        region_ok = self.log.in_sync(self.regions.region_of(bio)) and self.choose_leg() is not None
+        if self.legs[self.default].error_count and not region_ok:
+            return False
+        bio.hook = None
+        bio.status = 0
+        self.reads.append(bio)
+        self.wake()
+        return True
+
+    def fail_leg(self, leg: Leg, error: LegError) -> None:
+        """``fail_mirror``: count the error; of each kind of error of a leg only the first is told."""
+        self.leg_failure = True
+        leg.error_count += 1
+        if error in leg.errors:
+            return
+        leg.errors |= error
+        if not self.handle_errors:
+            return
+        if leg is self.legs[self.default]:
+            self._move_default(leg)
+        self.trigger.queue()
+
+    def _move_default(self, leg: Leg) -> None:
+        if not self.in_sync and not self.keep_log:
+            self.log_text("err", f"Primary mirror ({leg.device.number}) failed while out-of-sync: Reads may fail.")
+            return
+        for index, other in enumerate(self.legs):
+            if not other.error_count:
+                self.default = index
+                return
+        self.log_text("warning", "All sides of mirror have failed.")
+
+    def hold(self, bio: Bio) -> None:
+        """Park a write until the mirror is suspended; while it is, end it."""
+        if not self.suspending:
+            self.stack.engine.note(self.table.md.name, f"{bio!r} is held: a leg or the log has failed")
+            self.holds.append(bio)
+        elif self.table.md.noflush_suspending:
+            bio.complete(REQUEUE)
+        else:
+            bio.complete(errno.EIO)
+
+    def held(self) -> list[str]:
+        """What is held and why, in words."""
+        if not self.holds:
+            return []
+        count = len(self.holds)
+        broken = [leg.device.name for leg in self.legs if leg.error_count]
+        why = f"since leg {' and '.join(broken)} failed" if broken else "since its log failed"
+        return [f"{count} write{'s' if count > 1 else ''} held by mirror {self.table.md.name} {why}"]
+
+    def compare_areas(self) -> Iterator[list[tuple[BlockDevice, int, int]]]:
+        """What is equal on the legs: every region in sync without a write on its way."""
+        size = self.log.region_sectors
+        for key in range(self.log.region_count):
+            if self.log.in_sync(key) and self.regions.state(key) is State.CLEAN:
+                length = min(size, self.length - key * size)
+                yield [(leg.device, leg.offset + key * size, length) for leg in self.legs]
+
+    def flush_legs(self) -> Frame:
+        return FlushLegs(self)
+
+    def recover(self, region: Region) -> None:
+        """Copy a region from the default leg to all others."""
+        size = self.log.region_sectors
+        first = region.key * size
+        source = self.legs[self.default]
+        others = [leg for leg in self.legs if leg is not source]
+        self.copier.copy(CopyJob(
+            (source.device, source.offset + first), [(leg.device, leg.offset + first) for leg in others],
+            min(size, self.length - first), self, tag=(region, others),
+            ignore_errors=not self.handle_errors))
+
+    def copied(self, job: CopyJob) -> Frame | None:
+        """``recovery_complete``."""
+        assert isinstance(job.tag, tuple)
+        region, others = job.tag
+        if job.read_error:
+            self.log_text("err", "Unable to read primary mirror during recovery")
+            self.fail_leg(self.legs[self.default], LegError.SYNC)
+        if job.write_errors:
+            self.log_text("err", f"Write error during recovery (error = {job.write_errors:#x})")
+            for index, leg in enumerate(others):
+                if job.write_errors >> index & 1:
+                    self.fail_leg(leg, LegError.SYNC)
+        self.regions.end_recovery(region, not job.failed)
+        return None
+
+    def log_text(self, level: str, text: str) -> None:
+        self.stack.log(level, f"device-mapper: raid1: {text}")
+
+
+class Kmirrord(Frame):
+    """``do_mirror``: states, recovery, reads, writes, failures, always in this order."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+
+    def start(self, task: Task) -> Outcome:
+        mirror = self.mirror
+        self.reads, mirror.reads = mirror.reads, []
+        self.writes, mirror.writes = mirror.writes, []
+        self.failures, mirror.failures = mirror.failures, []
+        mirror.regions.update_states(mirror.handle_errors)
+        frame = mirror.log.flush()
+        return Enter(frame, "recover") if frame is not None else self.recover(task)
+
+    def recover(self, task: Task) -> Outcome:
+        mirror = self.mirror
+        mirror.regions.prepare_recovery()
+        while (region := mirror.regions.next_quiesced()) is not None:
+            mirror.recover(region)
+        if not mirror.in_sync and mirror.log.sync_count == mirror.log.region_count:
+            mirror.table.event()
+            mirror.in_sync = True
+            mirror.leg_failure = False
+            for leg in mirror.legs:
+                leg.error_count = 0
+                leg.errors = LegError(0)
+        self.read()
+        return self.sort_writes(task)
+
+    def read(self) -> None:
+        """Only a region in sync may be read from another leg than the default one."""
+        mirror = self.mirror
+        for bio in self.reads:
+            if mirror.regions.state(mirror.regions.region_of(bio)) in (State.CLEAN, State.DIRTY):
+                leg = mirror.choose_leg()
+            else:
+                leg = mirror.legs[mirror.default]
+                leg = None if leg.error_count else leg
+            if leg is None:
+                bio.complete(errno.EIO)
+            else:
+                LegRead(mirror, leg, bio).submit()
+        self.reads = []
+
+    def sort_writes(self, task: Task) -> Outcome:
+        """Mark the log for what is about to be written; nothing is written before that is done."""
+        mirror = self.mirror
+        self.to_all: list[Bio] = []
+        self.to_default: list[Bio] = []
+        self.after_recovery: list[Bio] = []
+        if not self.writes:
+            return self.fail(task)
+        for bio in self.writes:
+            state = mirror.regions.state(mirror.regions.region_of(bio)) if counts(bio) else State.CLEAN
+            if state is State.NOSYNC:
+                self.to_default.append(bio)
+            elif state is State.RECOVERING:
+                self.after_recovery.append(bio)
+            else:
+                self.to_all.append(bio)
+        self.writes = []
+        mirror.regions.inc_pending(self.to_all)
+        mirror.regions.inc_pending(self.to_default)
+        frame = mirror.log.flush()
+        self.result = 0
+        return Enter(frame, "write") if frame is not None else self.write(task)
+
+    def write(self, task: Task) -> Outcome:
+        mirror = self.mirror
+        era = mirror.stack.era
+        if self.result < 0:
+            mirror.log_failure = True
+        if mirror.log_failure and (mirror.handle_errors or not era.log_failure_blocks_only_handled):
+            mirror.failures.extend(self.to_all)
+            if self.to_all:
+                mirror.wake()
+        else:
+            for bio in self.to_all:
+                AllLegsWrite(mirror, bio).submit()
+        for bio in self.after_recovery:
+            mirror.regions.delay(bio)
+        for bio in self.to_default:
+            if mirror.leg_failure and mirror.handle_errors and not mirror.keep_log and \
+                    era.nosync_writes_join_failures:
+                mirror.failures.append(bio)
+                mirror.wake()
+            else:
+                mirror.aim(bio, mirror.legs[mirror.default])
+                bio.submit()
+        self.to_all, self.to_default, self.after_recovery = [], [], []
+        return self.fail(task)
+
+    def fail(self, task: Task) -> Outcome:
+        """``do_failures``."""
+        del task
+        mirror = self.mirror
+        failures, self.failures = self.failures, []
+        for bio in failures:
+            if mirror.stack.era.holds_failed_writes:
+                self._fail_now(bio)
+            else:
+                self._fail_before_holds(bio)
+        return DONE
+
+    def _fail_now(self, bio: Bio) -> None:
+        mirror = self.mirror
+        if not mirror.log_failure:
+            mirror.in_sync = False
+            mirror.regions.mark_nosync(bio)
+        if all(leg.error_count for leg in mirror.legs) or (mirror.keep_log and mirror.log_failure):
+            bio.complete(errno.EIO)
+        elif mirror.handle_errors and not mirror.keep_log:
+            mirror.hold(bio)
+        else:
+            bio.complete(0)
+
+    def _fail_before_holds(self, bio: Bio) -> None:
+        """Before 2.6.33 a failed leg never kept a write waiting, a failed log did.
+
+        That kernel looked at such a write again every 200 ms; here it waits for what it looked for.
+        """
+        mirror = self.mirror
+        if mirror.log_failure:
+            mirror.hold(bio)
+            return
+        mirror.in_sync = False
+        mirror.regions.mark_nosync(bio)
+        bio.complete(0)
+
+
+class AllLegsWrite:
+    """A write, flush or discard on its way to every leg."""
+
+    __slots__ = ("bio", "failed", "mirror", "pending")
+
+    def __init__(self, mirror: Mirror, bio: Bio) -> None:
+        self.mirror = mirror
+        self.bio = bio
+        self.pending = len(mirror.legs)
+        self.failed = 0
+
+    def submit(self) -> None:
+        for index, leg in enumerate(self.mirror.legs):
+            clone = self.bio.clone(self)
+            clone.tag = index
+            clone.device = leg.device
+            if self.bio.op is not Op.FLUSH:
+                clone.sector = leg.offset + self.bio.first_sector - self.mirror.begin
+            clone.submit()
+
+    def bio_done(self, clone: Bio) -> None:
+        if clone.status:
+            self.failed |= 1 << clone.tag
+        self.pending -= 1
+        if not self.pending:
+            self._over()
+
+    def _over(self) -> None:
+        """``write_callback``."""
+        mirror, bio = self.mirror, self.bio
+        if not self.failed:
+            bio.complete(0)
+            return
+        if bio.op is Op.DISCARD:
+            bio.complete(errno.EOPNOTSUPP)
+            return
+        for index, leg in enumerate(mirror.legs):
+            if self.failed >> index & 1:
+                mirror.fail_leg(leg, LegError.WRITE)
+        if not mirror.stack.era.holds_failed_writes:
+            if self.failed == (1 << len(mirror.legs)) - 1:
+                bio.complete(errno.EIO)
+                return
+            if not mirror.handle_errors:
+                bio.complete(0)
+                return
+        mirror.failures.append(bio)
+        mirror.wake()
+
+
+class LegRead:
+    """A read that the worker sent to one leg."""
+
+    __slots__ = ("bio", "leg", "mirror")
+
+    def __init__(self, mirror: Mirror, leg: Leg, bio: Bio) -> None:
+        self.mirror = mirror
+        self.leg = leg
+        self.bio = bio
+
+    def submit(self) -> None:
+        clone = self.bio.clone(self)
+        clone.device = self.leg.device
+        clone.sector = self.leg.offset + self.bio.first_sector - self.mirror.begin
+        clone.submit()
+
+    def bio_done(self, clone: Bio) -> None:
+        """``read_callback``."""
+        mirror, bio = self.mirror, self.bio
+        if not clone.status:
+            bio.complete(0)
+            return
+        mirror.fail_leg(self.leg, LegError.READ)
+        name = self.leg.device.number
+        if mirror.read_again(bio):
+            mirror.log_text("warning", f"Read failure on mirror device {name}.  Trying alternative device.")
+        else:
+            mirror.log_text("err", f"Read failure on mirror device {name}.  Failing I/O.")
+            bio.complete(errno.EIO)
+
+
+class FlushLegs(Frame):
+    """``mirror_flush``: the log wants the legs to hold what is to be called clean."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+
+    def start(self, task: Task) -> Outcome:
+        del task
+        bios = [Bio(Op.FLUSH, leg.device, 0, 0) for leg in self.mirror.legs]
+        return Enter(WaitForBios(bios, f"a flush of the legs of {self.mirror.table.md.name}"), "flushed")
+
+    def flushed(self, task: Task) -> Outcome:
+        del task
+        failed = [leg for leg, status in zip(self.mirror.legs, self.result, strict=True) if status]
+        for leg in failed:
+            self.mirror.fail_leg(leg, LegError.FLUSH)
+        return Return(-errno.EIO if failed else 0)
+
+
+class TriggerEvent(Frame):
+    """Raising an event has a work item of its own."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+
+    def start(self, task: Task) -> Outcome:
+        del task
+        self.mirror.table.event()
+        return DONE
+
+
+class Presuspend(Frame):
+    """``mirror_presuspend``: end held writes, stop recovery, let the worker finish."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+
+    def start(self, task: Task) -> Outcome:
+        self.mirror.suspending = True
+        if self.mirror.stack.era.holds_before_recovery_stop:
+            self._end_holds()
+        return self.stop_recovery(task)
+
+    def _end_holds(self) -> None:
+        holds, self.mirror.holds = self.mirror.holds, []
+        for bio in holds:
+            self.mirror.hold(bio)
+
+    def stop_recovery(self, task: Task) -> Outcome:
+        self.at = "stop_recovery"
+        regions = self.mirror.regions
+        if not regions.recovery_slots:
+            return Wait(regions.slot_free, f"for recovery of {self.mirror.table.md.name}, to stop it")
+        regions.recovery_slots -= 1
+        return self.settle(task)
+
+    def settle(self, task: Task) -> Outcome:
+        self.at = "settle"
+        regions = self.mirror.regions
+        if regions.recovery_in_flight:
+            return Wait(regions.recovery_stopped, f"for the regions of {self.mirror.table.md.name} in recovery")
+        return self.flush_worker(task)
+
+    def flush_worker(self, task: Task) -> Outcome:
+        del task
+        self.at = "flush_worker"
+        if self.mirror.work.busy:
+            return Wait(self.mirror.work.idle, f"for {self.mirror.work.name}")
+        if not self.mirror.stack.era.holds_before_recovery_stop:
+            self._end_holds()
+        return DONE
+
+
+class Postsuspend(Frame):
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+
+    def start(self, task: Task) -> Outcome:
+        del task
+        frame = self.mirror.log.postsuspend()
+        return Enter(frame, "logged") if frame is not None else DONE
+
+    def logged(self, task: Task) -> Outcome:
+        del task
+        if self.result < 0:
+            self.mirror.log_text("warning", "log postsuspend failed")
+        return DONE
+
+
+class ResumeMirror(Frame):
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+
+    def start(self, task: Task) -> Outcome:
+        self.mirror.suspending = False
+        frame = self.mirror.log.resume()
+        self.result = 0
+        return Enter(frame, "go") if frame is not None else self.go(task)
+
+    def go(self, task: Task) -> Outcome:
+        del task
+        if self.result < 0:
+            self.mirror.log_text("warning", "log resume failed")
+        self.mirror.regions.start_recovery()
+        return DONE
+
+
+class DestroyMirror(Frame):
+    """``mirror_dtr``: the workers finish and are gone."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+
+    def start(self, task: Task) -> Outcome:
+        del task
+        mirror = self.mirror
+        for work in (mirror.work, mirror.trigger, mirror.copier.work):
+            if work.busy:
+                return Wait(work.idle, f"for {work.name} to finish")
+        for work in (mirror.work, mirror.trigger, mirror.copier.work):
+            work.end()
+        return DONE
+
+
+def _params(args: dict[str, Any]) -> list[str]:
+    """``log=core`` or ``log=DEVICE`` (a disk log); ``sync`` and ``nosync`` go to the log."""
+    log_words = [] if args["log"] == "core" else [args["log"]]
+    log_words.append(str(args["region"] // 512))
+    log_words += [word for word in ("sync", "nosync") if args[word]]
+    words = ["core" if args["log"] == "core" else "disk", str(len(log_words)), *log_words]
+    words.append(str(len(args["legs"])))
+    for name, offset_bytes in args["legs"]:
+        words += [name, str(offset_bytes // 512)]
+    features = [word for word in ("handle_errors", "keep_log") if args[word]]
+    return words + ([str(len(features)), *features] if features else [])
+
+
+def _natural_length(argv: list[str], size_of: Callable[[str], int | None]) -> int | None:
+    first = 2 + int(argv[1])
+    count = int(argv[first])
+    places = [(argv[first + 1 + 2 * index], int(argv[first + 2 + 2 * index])) for index in range(count)]
+    return smallest(places, size_of)
+
+
+MIRROR: Final = TargetType(
+    "mirror", (1, 14, 0),
+    signature(
+        pos("legs", Kind.DEVICE_AT, repeated=True), opt("log", Kind.DEVICE, "core"),
+        opt("region", Kind.SIZE, 524288), flag("sync"), flag("nosync"),
+        flag("handle_errors"), flag("keep_log"),
+    ), _params, "The same data on every leg.", Mirror, _natural_length)

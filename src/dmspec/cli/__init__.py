@@ -1,0 +1,28 @@
+"""The command line.
+
+One subcommand is one file in this package that defines `command`, a click command, and one entry in COMMANDS.
+The file is imported only when its command runs; `dmspec --help` shows the summaries from here, and so stays
+quick. A command returns its exit status (None is 0), or leaves with `dmspec.cli.output.die`.
+"""
+
+import click
+
+from dmspec import __version__
+from dmspec.cli.group import CommandEntry, DmspecGroup
+
+# In the order in which `dmspec --help` shows them: along a user's way, not along the alphabet.
+COMMANDS: tuple[CommandEntry, ...] = (
+    CommandEntry("doctor", "dmspec.cli.doctor", "Say what this machine has and lacks, and how to mend it."),
+)
+
+
+@click.group(
+    "dmspec",
+    cls=DmspecGroup,
+    entries=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 as expected, 1 a check failed, 2 wrong usage or spec, 3 something lacks here.",
+)
+@click.version_option(__version__, prog_name="dmspec", message="%(prog)s %(version)s")
+def main() -> None:
+    """Specify a stack of Linux device-mapper devices, run it, and mount it."""
