@@ -150,7 +150,7 @@ class _Work:
         self.parsed.damaged = True
         self._leave_out(chunk.start, chunk.end)
         if not chunk.word:
-            start = chunk.start + len(text[: chunk.end]) - len(text[: chunk.end].lstrip())
+            start = chunk.start
             self.sink.add(Diagnostic("DM007", "this begins no declaration", Span(self.source, start, start + 1),
                                      expected="a declaration, such as `disk pv1 64MiB`"))
             return

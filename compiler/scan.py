@@ -86,6 +86,13 @@ def blank(text: str, start: int, end: int) -> str:
     return text[:start] + re.sub(r"[^\n]", " ", text[start:end]) + text[end:]
 
 
+def _first_character(text: str, end: int) -> int | None:
+    """The first character that is neither blank nor in a comment."""
+    match = re.compile(r"(?:\s|#[^\n]*)*").match(text, 0, end)
+    assert match is not None
+    return match.end() if match.end() < end else None
+
+
 class _Scanner:
     def __init__(self, source: Source, sink: Sink) -> None:
         self.source = source
@@ -151,8 +158,8 @@ class _Scanner:
             ))
         if self.chunk_start >= 0:
             self.chunks.append(Chunk(self.chunk_start, end, self.chunk_word, len(self.open)))
-        elif self.source.text[:end].strip():
-            self.chunks.append(Chunk(0, end, "", len(self.open)))
+        elif (first := _first_character(self.source.text, end)) is not None:
+            self.chunks.append(Chunk(first, end, "", len(self.open)))
         self.chunk_start = -1
         self.open = []
         self.parens = 0

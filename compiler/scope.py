@@ -140,6 +140,7 @@ class Context:
     names: Names = field(default_factory=Names)
     references: list[Reference] = field(default_factory=list)
     later: list[Diagnostic] = field(default_factory=list)
+    called: set[tuple[int, str]] = field(default_factory=set)
     era: str = "now"
 
     def say(self, code: str, message: str, span: Span, scope: Scope | None = None, *,

@@ -180,6 +180,8 @@ class Statements:
         if any(caller is procedure for caller, _ in scope.calls):
             self.context.say("DM110", f"`{procedure.name.text}` uses itself", call.head.span, scope)
             return []
+        if not scope.generic:
+            self.context.called.add((library.index, procedure.name.text))
         calls = (*scope.calls, (procedure, call.span))
         inner = self._parameters(library, procedure, call, scope, calls)
         if inner is None:

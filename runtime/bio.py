@@ -14,6 +14,8 @@ from .units import SECTOR_BYTES
 
 
 class Op(enum.IntEnum):
+    """What a bio does."""
+
     READ = 0
     WRITE = 1
     FLUSH = 2
@@ -30,10 +32,6 @@ class BioOwner(Protocol):
     """Who is told that a bio has ended."""
 
     def bio_done(self, bio: Bio) -> None: ...
-
-
-class Submitter(Protocol):
-    def submit(self, bio: Bio) -> None: ...
 
 
 class Bio:

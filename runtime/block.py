@@ -44,6 +44,11 @@ class BlockDevice:
         return False
 
     @property
+    def discard_zeroes(self) -> bool:
+        """Whether what was discarded reads as zeros."""
+        return False
+
+    @property
     def logical_block_sectors(self) -> int:
         return 1
 
@@ -102,6 +107,10 @@ class Disk(BlockDevice):
 
     @property
     def supports_discard(self) -> bool:
+        return True
+
+    @property
+    def discard_zeroes(self) -> bool:
         return True
 
     def submit(self, bio: Bio) -> None:

@@ -80,6 +80,7 @@ def _natural_length(stack: Stack, kind: str, params: str) -> int | None:
 
 
 def check_name(stack: Stack, name: str) -> None:
+    """``EINVAL`` for a name that device-mapper does not take, with its log line."""
     if not name:
         stack.log("err", "device-mapper: ioctl: name not supplied when creating device")
         raise DmError(errno.EINVAL)
@@ -302,6 +303,7 @@ class Rename(Frame):
 
 
 def rename(md: MappedDevice, *, name: str | None = None, uuid: str = "") -> None:
+    """What :class:`Rename` does, at once."""
     stack = md.stack
     prefix = "device-mapper: ioctl: Unable to change"
     if name is not None:

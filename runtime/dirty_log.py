@@ -345,6 +345,7 @@ class DiskResume(Frame):
 
 
 def warn(target: LogOwner, text: str) -> None:
+    """A line of the kernel log in the log code's name."""
     target.stack.log("warning", f"device-mapper: dirty region log: {text}")
 
 

@@ -22,6 +22,8 @@ SPLIT_COUNT: Final = 8
 
 
 class CopyOwner(Protocol):
+    """Who wanted the copy."""
+
     def copied(self, job: CopyJob) -> Frame | None:
         """The job is over; a frame is run by the client's worker before the next job's."""
 

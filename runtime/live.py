@@ -20,17 +20,22 @@ from typing import Any
 
 from .bio import Bio
 from .block import Disk, DiskIo
-from .errors import InternalError
+from .errors import DmspecError, InternalError
 from .task import Frame, Latch, Task
+
+
+class Abandoned(DmspecError):
+    """The engine was told to let go of everything: the mount is being taken down with I/O held."""
 
 
 class _Waiter:
     """A thread's own end to wait for."""
 
-    __slots__ = ("ended", "event")
+    __slots__ = ("abandoned", "ended", "event")
 
     def __init__(self) -> None:
         self.ended = False
+        self.abandoned = False
         self.event: threading.Event | None = None
 
     def bio_done(self, bio: Bio) -> None:
@@ -71,6 +76,8 @@ class LiveEngine:
         self.timer_count = 0
         self.broken: BaseException | None = None
         self.waiters: list[_Waiter] = []
+        self.performing = 0
+        self._quiet = threading.Condition(self.lock)
         self._left_over = threading.Condition(self.lock)
         self._stopping = False
         self._thread = threading.Thread(target=self._background, name="dmspec-background", daemon=True)
@@ -147,6 +154,20 @@ class LiveEngine:
                 if self.runnable:
                     self._left_over.notify()
 
+    def abandon(self, reason: str) -> None:
+        """Nothing is run from now on; threads that wait get an error.
+
+        The buffers of their bios are theirs, so first the I/O that is moving bytes has to end.
+        """
+        with self.lock:
+            self.broken = self.broken or Abandoned(reason)
+            while self.performing:
+                self._quiet.wait()
+            for waiter in self.waiters:
+                waiter.abandoned = True
+                waiter.end()
+            self._left_over.notify()
+
     def stop(self) -> None:
         """End the background thread; nothing is run after that."""
         with self.lock:
@@ -155,6 +176,8 @@ class LiveEngine:
         self._thread.join()
 
     def _check(self) -> None:
+        if isinstance(self.broken, Abandoned):
+            raise self.broken
         if self.broken is not None:
             raise InternalError(f"the emulator has failed: {self.broken!r}") from self.broken
 
@@ -183,6 +206,8 @@ class LiveEngine:
                 self._disk_io(task)
             else:
                 task.step()
+        except Abandoned:
+            raise
         except BaseException as error:
             self.broken = error
             for waiter in self.waiters:
@@ -196,11 +221,16 @@ class LiveEngine:
             if io.status:
                 self.note(disk.name, f"{io.bio!r} FAILED {io.status}")
         if not io.status:
+            self.performing += 1
             self.lock.release()
             try:
                 io.perform()
             finally:
                 self.lock.acquire()
+                self.performing -= 1
+            if self.broken is not None:
+                self._quiet.notify_all()
+                self._check()
         io.complete()
 
     def _background(self) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from .bio import REQUEUE, Bio, Op
 from .block import DM_MAJOR, BlockDevice
-from .task import DONE, Frame, Goto, Latch, Mutex, Outcome, Task, Work
 from .targets.base import INCOMPLETE, KILL, MAP_REQUEUE, REMAPPED
+from .task import DONE, Frame, Goto, Latch, Mutex, Outcome, Task, Work
 
 if TYPE_CHECKING:
     from .stack import Stack
@@ -58,6 +58,10 @@ class MappedDevice(BlockDevice):
     @property
     def supports_discard(self) -> bool:
         return self.live is not None and self.live.supports_discard
+
+    @property
+    def discard_zeroes(self) -> bool:
+        return self.live is not None and self.live.discard_zeroes
 
     def event(self) -> None:
         """Count a table event and wake whoever waits for one."""

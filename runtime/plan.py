@@ -99,12 +99,16 @@ class Filesystem:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
+    """A lock that processes take, such as LVM's volume-group lock."""
+
     name: str
     line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
+    """Code, and how many loop counters it needs."""
+
     name: str
     code: list[Instr]
     slots: int = 0

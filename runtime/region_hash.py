@@ -25,6 +25,8 @@ MAX_RECOVERY = 1
 
 
 class State(enum.IntEnum):
+    """See the module."""
+
     CLEAN = 1
     DIRTY = 2
     NOSYNC = 4
@@ -32,6 +34,8 @@ class State(enum.IntEnum):
 
 
 class Region:
+    """An entry: writes pending in the region, and writes that wait for its recovery."""
+
     __slots__ = ("delayed", "key", "pending", "state")
 
     def __init__(self, key: int, state: State) -> None:

@@ -85,6 +85,7 @@ class Signature:
 
 
 def signature(*params: Param) -> Signature:
+    """``signature(pos(...), opt(...), flag(...))``."""
     return Signature(params)
 
 

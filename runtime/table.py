@@ -95,9 +95,9 @@ class Table:
         return all(target.num_discard_bios for target in self.targets)
 
     @property
-    def max_io_bytes(self) -> int:
-        sizes = [target.max_io_sectors for target in self.targets if target.max_io_sectors]
-        return min(sizes) * 512 if sizes else 0
+    def discard_zeroes(self) -> bool:
+        return all(target.discard_zeroes and all(area[0].discard_zeroes for area in target.areas())
+                   for target in self.targets)
 
     def check_areas(self) -> bool:
         """``device_area_is_invalid`` for every part of another device, with the kernel's log lines."""

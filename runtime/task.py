@@ -116,7 +116,7 @@ class Engine(Protocol):
 class Task:
     """A stack of frames with a name (its lane in the trace)."""
 
-    __slots__ = ("engine", "ended", "frames", "name", "value", "waiting")
+    __slots__ = ("ended", "engine", "frames", "name", "value", "waiting")
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine = engine

@@ -192,7 +192,7 @@ class Files:
     def read(self, fh: int, offset: int, buffer: memoryview) -> int:
         return self._export.read(self._handle(fh).name, offset, buffer)
 
-    def write(self, fh: int, offset: int, buffer: memoryview) -> int:
+    def write(self, fh: int, offset: int, buffer: memoryview, *, from_page_cache: bool) -> int:
         """Write; what does not fit whole is ENOSPC under the writeback cache, though the part that fits is there.
 
         A block device cuts such a write short. But nobody waits for the count of a write-back, whose write(2) has
@@ -200,12 +200,9 @@ class Files:
         from fsync(2) or close(2) in the first case. With libfuse 2 the kernel passes short counts on.
         """
         name = self._handle(fh).name
-        done = 0
-        try:
-            done = self._export.write(name, offset, buffer)
-        finally:
-            if done < len(buffer) and offset + len(buffer) > self._size(name):
-                self._sizes.overrun(name)
+        if from_page_cache and offset + len(buffer) > self._size(name):
+            self._sizes.overrun(name)
+        done = self._export.write(name, offset, buffer)
         if done < len(buffer) and self._sizes.forget_attributes is not None:
             fail(errno.ENOSPC)
         return done
@@ -326,5 +323,6 @@ class Callbacks:
 
     def write(self, path: int, memory: int, size: int, offset: int, info: int) -> int:
         """Write from the request's own memory."""
+        fields = self.file_info.from_address(info)
         with _memory_view(memory, size, _READABLE) as buffer:
-            return self.files.write(self.file_info.from_address(info).fh, offset, buffer)
+            return self.files.write(fields.fh, offset, buffer, from_page_cache=bool(fields.writepage))

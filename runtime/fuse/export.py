@@ -33,7 +33,7 @@ class Export(Protocol):
         ...
 
     def close(self, name: str, *, write: bool) -> None:
-        """Take back an opening; the kernel tells us when close(2) has already returned, so it comes late."""
+        """Take back an opening; the kernel tells us after the program's close has returned, so it is late."""
         ...
 
     def read(self, name: str, offset: int, buffer: memoryview) -> int:

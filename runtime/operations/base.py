@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from ..signature import Signature
+from dmspec.runtime.signature import Kind, Param, Signature
+from dmspec.runtime.units import bytes_text, duration_text
 
 if TYPE_CHECKING:
-    from ..process import ProcessTask
-    from ..task import Outcome
+    from dmspec.runtime.process import ProcessTask
+    from dmspec.runtime.task import Frame
 
-Perform = Callable[["ProcessTask", dict[str, Any]], "Outcome"]
+NO_ERROR: Final = "no-error"
+NO_IO_ERROR: Final = "no-io-error"
+EXPECTATION: Final = "expectation"
+
+Perform = Callable[["ProcessTask", dict[str, Any]], "Frame | int"]
 
 
 @dataclass(frozen=True, slots=True)
 class OperationType:
     """One thing that a process can do.
 
-    ``perform`` answers as a task's step does (:mod:`dmspec.runtime.task`).  ``later`` says, in
-    words for a diagnostic, with what the operation comes when it parses but cannot run yet.
+    ``perform`` does it: it answers with a frame that does it and ends with a value, or with the value
+    at once.  A negative value is an errno; a :class:`~dmspec.runtime.errors.DmError` that ``perform``
+    raises means the same.  ``violates`` names the check that is violated when it fails outside of
+    ``expect error``.  ``later`` says, in words for a diagnostic, with what the operation comes when it
+    parses but cannot run yet.
     """
 
     name: str
@@ -29,14 +37,63 @@ class OperationType:
     perform: Perform | None = None
     is_fault: bool = False
     later: str = ""
+    violates: str = NO_ERROR
+
+    def words(self, args: dict[str, Any]) -> str:
+        """The operation as a spec would write it, for the trace."""
+        words = [self.name.replace("expect-", "expect ", 1)]
+        for param in self.signature:
+            value = args.get(param.key)
+            if value is None or value is False or value == [] or (value == "" and not param.required):
+                continue
+            if param.kind is Kind.FLAG:
+                words.append(param.name)
+            elif param.positional:
+                if value != param.default:
+                    words.append(_text(param, value))
+            elif value != param.default:
+                words.append(f"{param.name}={_text(param, value)}")
+        return " ".join(words)
 
 
 @dataclass(frozen=True, slots=True)
 class ConditionType:
-    """Something that ``if`` and ``await`` ask.  ``holds`` must not change anything."""
+    """Something that ``if`` and ``await`` ask.  ``holds`` must not change anything.
+
+    ``idle`` says that a process may wait for it for ever, as a daemon does: such a wait is no deadlock
+    while the process holds no lock.
+    """
 
     name: str
     signature: Signature
     doc: str
-    holds: Callable[["ProcessTask", dict[str, Any]], bool] | None = None
+    holds: Callable[[ProcessTask, dict[str, Any]], bool] | None = None
     later: str = ""
+    idle: bool = False
+
+    def words(self, args: dict[str, Any]) -> str:
+        """The condition as a spec writes it: ``insync(vol)``."""
+        return f"{self.name}({', '.join(_text(param, args.get(param.key)) for param in self.signature)})"
+
+
+def _text(param: Param, value: Any) -> str:
+    if isinstance(value, list) and param.kind not in (Kind.RANGE, Kind.TABLE):
+        return " ".join(_one(param.kind, item) for item in value)
+    return _one(param.kind, value)
+
+
+def _one(kind: Kind, value: Any) -> str:
+    if kind is Kind.SIZE:
+        return bytes_text(value)
+    if kind is Kind.DURATION:
+        return duration_text(value)
+    if kind is Kind.RANGE:
+        return f"{bytes_text(value[0])}+{bytes_text(value[1])}"
+    if kind is Kind.TEXT:
+        return f'"{value}"'
+    if kind is Kind.TABLE:
+        if isinstance(value, dict):
+            return f"table-of({value['table_of']})"
+        segments = "; ".join(" ".join(line.split()[2:]) for line in value)
+        return f"{{ {segments if len(segments) <= 72 else segments[:71] + '…'} }}"
+    return str(value)

@@ -18,6 +18,7 @@ class Linear(Target):
     """Every bio goes to the same place of another device, shifted."""
 
     num_discard_bios = 1
+    discard_zeroes = True
 
     def construct(self, argv: list[str]) -> Frame | None:
         if len(argv) != 2:

@@ -21,6 +21,7 @@ class Striped(Target):
     """Chunk ``c`` of the target lies on stripe ``c % n``."""
 
     has_end_io = True
+    discard_zeroes = True
 
     def construct(self, argv: list[str]) -> Frame | None:
         if len(argv) < 2:

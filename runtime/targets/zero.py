@@ -17,6 +17,7 @@ class Zero(Target):
 
     num_flush_bios = 0
     num_discard_bios = 1
+    discard_zeroes = True
 
     def construct(self, argv: list[str]) -> Frame | None:
         if argv:

@@ -22,10 +22,8 @@ from dmspec.runtime.block import BlockDevice
 from dmspec.runtime.eras import ERAS
 from dmspec.runtime.errors import DmError
 from dmspec.runtime.frames import WaitForBios
-from dmspec.runtime.targets.linear import LINEAR
-from dmspec.runtime.targets.error import ERROR
-from dmspec.runtime.targets.mirror import MIRROR
-TARGETS = {t.name: t for t in (LINEAR, ERROR, MIRROR)}
+from dmspec.runtime.mapped_device import MappedDevice
+from dmspec.runtime.registry import TARGETS
 from dmspec.runtime.sim import SimEngine
 from dmspec.runtime.stack import Stack
 from dmspec.runtime.task import DONE, Enter, Frame, Outcome, Return, Task
@@ -129,6 +127,7 @@ class Script(Frame):
         self.lines: list[str] = []
         self.status = 0
         self.finish: Callable[[object], int] = lambda _result: 0
+        self.created = ""
 
     def start(self, task: Task) -> Outcome:
         del task
@@ -154,7 +153,7 @@ class Script(Frame):
         verb = names.get(words[1], words[1])
         name = words[2] if not words[2].startswith("-") else words[-1]
         number = ""
-        if words[1] == "create" and hasattr(self, "created"):
+        if words[1] == "create" and self.created:
             verb, number = "reload", f"({self.created})"
         self.lines.append(f"device-mapper: {verb} ioctl on {name} {number} failed: {ERRORS[error]}")
         self.lines.append("Command failed.")
@@ -223,7 +222,7 @@ class Commands:
         md = control.create(self.stack, words[2])
         if "--notable" in words:
             return self._print([])
-        self.script.created = md.number  # type: ignore[attr-defined]
+        self.script.created = md.number
         self._ioctl(words)
         return CreateWithTable(self.stack, md, self._table(words))
 
@@ -339,7 +338,7 @@ class Commands:
 class CreateWithTable(Frame):
     """``dmsetup create``: load, resume; the device goes again when one of them fails."""
 
-    def __init__(self, stack: Stack, md: control.MappedDevice, lines: list[str]) -> None:
+    def __init__(self, stack: Stack, md: MappedDevice, lines: list[str]) -> None:
         self.stack = stack
         self.md = md
         self.lines = lines
@@ -371,13 +370,18 @@ class Pieces(Frame):
         self.sector = sector
         self.buffer = buffer
         self.done = 0
+        self.opened = False
         self.results: list[int] = []
 
     def start(self, task: Task) -> Outcome:
         del task
+        if not self.opened:
+            self.opened = True
+            self.device.open_count += 1
         self.results += self.result or []
         left = len(self.buffer) // 512 - self.done
         if not left or any(self.results):
+            self.device.open_count -= 1
             return Return(self.results)
         count = min(left, 256)
         bio = Bio(self.op, self.device, self.sector + self.done, count, self.buffer, self.done * 512)

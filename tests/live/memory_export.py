@@ -1,8 +1,8 @@
 """An export of plain memory that tests command: a program that serves it and takes orders on standard input.
 
-Each order is a line of JSON, `[method, argument, ...]`, naming a method of `MemoryExport` or of the mount; the answer
-is a line of JSON, `{"ok": result}` or `{"error": text}`. The first line of output is `{"ok": "ready"}`, the last one
-says how `serve` ended.
+Each order is a line of JSON, `[method, argument, ...]`, naming a method of `MemoryExport` or of the mount;
+the answer is a line of JSON, `{"ok": result}` or `{"error": text}`. The first line of output is `{"ok":
+"ready"}`, the last one says how `serve` ended.
 """
 
 import argparse

@@ -1,0 +1,174 @@
+"""The world of one run: the stack, what lies on it, who works on it, and what has happened.
+
+All of it is plain data: :func:`copy.deepcopy` of a world gives one that goes on exactly as this one would.
+What never changes (the plan, the target types) is shared by the copies, and a copy has no observer until
+somebody gives it one.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dmspec.runtime.block import BlockDevice
+from dmspec.runtime.byte_io import WriteRanges, stream
+from dmspec.runtime.errors import DmError
+from dmspec.runtime.filesystem import Filesystem, Filesystems
+from dmspec.runtime.task import Latch, Mutex
+from dmspec.runtime.units import SECTOR_BYTES
+
+if TYPE_CHECKING:
+    from dmspec.runtime.plan import Plan
+    from dmspec.runtime.process import ProcessTask
+    from dmspec.runtime.stack import Stack
+    from dmspec.runtime.task import Engine, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something that a check forbids, as it happened.  ``check`` is the check's name."""
+
+    check: str
+    process: str
+    text: str
+    step: int
+    time_ns: int
+
+
+@dataclass(slots=True)
+class WriteRecord:
+    """A write as the process saw it: when it began, when and how it ended.
+
+    ``began`` and ``ended`` count the beginnings and ends of all writes, so they order them.  The bytes
+    are those of :func:`~dmspec.runtime.byte_io.stream`, whose byte 0 lies at ``origin`` on the device;
+    a discard has no label: it may leave anything.
+    """
+
+    device: str
+    offset: int
+    length: int
+    label: str | None
+    origin: int
+    process: str
+    began: int
+    ended: int | None = None
+    status: int | None = None
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the process was told that it has been done."""
+        return self.status == 0
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.offset + self.length
+
+    def bytes(self, offset: int, length: int) -> bytes | None:
+        """What it puts into a part of its range; ``None``: anything."""
+        return None if self.label is None else stream(self.label, offset - self.origin, length)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where I/O to a named thing goes: a device, and the bytes of it that are its own."""
+
+    device: BlockDevice
+    base: int
+    size: int
+    filesystem: Filesystem | None = None
+
+
+class World:
+    """See the module.  ``processes`` are those that the scenario runs, in its order."""
+
+    def __init__(self, plan: Plan, engine: Engine, stack: Stack) -> None:
+        self.plan = plan
+        self.engine = engine
+        self.stack = stack
+        self.filesystems = Filesystems()
+        stack.freezer = self.filesystems
+        self.locks = {lock.name: Mutex(f"lock {lock.name}") for lock in plan.locks}
+        self.processes: dict[str, ProcessTask] = {}
+        self.awaiting: list[ProcessTask] = []
+        self.violations: list[Violation] = []
+        self.writes: list[WriteRecord] = []
+        self.order = 0
+        self.ranges = WriteRanges()
+        self.digests: dict[str, str] = {}
+        self.suspenders: dict[str, str] = {}
+        self.halted = False
+        self.halt = Latch("the end of the pause")
+        self.setup: Task | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been taken; 0 on an engine that does not count them."""
+        return int(getattr(self.engine, "steps", 0))
+
+    def settle(self) -> None:
+        """Wake those whose awaited condition holds now.  To be called after every step."""
+        for process in list(self.awaiting):
+            if process.awaited_holds():
+                self.awaiting.remove(process)
+                process.awaited.release()
+
+    def place(self, name: str) -> Place:
+        """What a process does I/O to; ``ENXIO`` when there is nothing of that name."""
+        filesystem = self.filesystems.by_name.get(name)
+        if filesystem is not None:
+            return Place(filesystem.device, filesystem.base, filesystem.size, filesystem)
+        found = self.stack.disks.get(name) or self.stack.devices.get(name)
+        if found is None:
+            raise DmError(errno.ENXIO)
+        return Place(found, 0, found.sectors * SECTOR_BYTES)
+
+    def violated(self, check: str, process: str, text: str) -> None:
+        """Keep a violation, and say so in the trace."""
+        self.violations.append(Violation(check, process, text, self.steps, self.engine.now_ns))
+        self.engine.note(process, f"VIOLATION of {check}: {text}")
+
+    def write_begins(self, process: str, place: Place, offset: int, length: int, label: str | None,
+                     origin: int) -> WriteRecord:
+        """Record that a process hands a write (or a discard) down; offsets are the device's."""
+        self.order += 1
+        record = WriteRecord(place.device.name, offset, length, label, origin, process, self.order)
+        self.writes.append(record)
+        return record
+
+    def write_ends(self, record: WriteRecord, status: int) -> None:
+        """Record what the process is told."""
+        self.order += 1
+        record.ended = self.order
+        record.status = status
+
+    def all_processes(self) -> Iterator[ProcessTask]:
+        """Every process with its branches, in a fixed order."""
+        todo = list(self.processes.values())
+        while todo:
+            process = todo.pop(0)
+            yield process
+            todo[:0] = process.branches
+
+    def with_names(self, line: str) -> str:
+        """A status or table line with names where the kernel has ``major:minor``."""
+        names = {device.number: device.name for device in self.stack.everything()}
+        return " ".join(names.get(word, word) for word in line.split(" "))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> World:
+        shared: list[Any] = [self.plan, self.stack.target_types, self.stack.era]
+        for process in self.plan.processes:
+            shared += [process, process.code]
+        for one in shared:
+            memo[id(one)] = one
+        observer = getattr(self.engine, "observer", None)
+        if observer is not None:
+            memo[id(observer)] = None
+        copied = object.__new__(World)
+        memo[id(self)] = copied
+        for name, value in self.__dict__.items():
+            setattr(copied, name, copy.deepcopy(value, memo))
+        return copied
