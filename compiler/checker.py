@@ -156,7 +156,9 @@ class Checker:
             Disk(one.name.text, values["size"] // SECTOR_BYTES, values["file"], one.span.line))
 
     def _filesystem(self, one: ast.Filesystem) -> None:
+        self.evaluator.device_index = len(self.context.names.devices)
         self.evaluator.refer(one.device.text, Kind.DEVICE, one.device.span, self.scope)
+        self.evaluator.device_index = None
         self.model.filesystems.append(Filesystem(one.name.text, one.device.text, one.span.line))
 
     def _devices(self, devices: list[ast.Device]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from lark import Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark import Token, UnexpectedInput, UnexpectedToken
 
 from dmspec import grammar
 from dmspec.compiler.diagnostics import Diagnostic, near
@@ -31,12 +31,10 @@ _HINTS: Final = {
 
 def explain(error: UnexpectedInput, source: Source, place: int) -> Diagnostic:
     """A parser's error as a diagnostic at ``place``."""
-    if isinstance(error, UnexpectedCharacters) or not isinstance(error, UnexpectedToken):
+    if not isinstance(error, UnexpectedToken):
         return _strange_character(source, place)
     token = error.token
-    accepted = error.accepts or error.expected or set()
-    if isinstance(error.accepts, set) and error.accepts:
-        accepted = error.accepts
+    accepted = {str(name) for name in error.accepts or error.expected}
     found, length = _found(token, source, place)
     span = Span(source, place, place + length)
     keywords = {_pattern(name) for name in accepted}

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Final, cast
+from typing import cast
 
 from dmspec.runtime.eras import Era
 from dmspec.runtime.errors import errno_name
 from dmspec.runtime.registry import TARGETS
 
-WHOLE: Final = "*"
 _CheckTable = Callable[[list[str], Mapping[str, "int | None"], Era, str], list[tuple[int, str, int]]]
 
 
@@ -43,7 +42,7 @@ def _check_table() -> _CheckTable | None:
 def _size(lines: list[str], sizes: Mapping[str, int | None]) -> int | None:
     """Where a table ends: its last line says so, or leaves it to the devices below."""
     words = lines[-1].split()
-    if len(words) > 2 and words[1] == WHOLE and words[2] in TARGETS:
+    if len(words) > 2 and words[1] == "*" and words[2] in TARGETS:
         return TARGETS[words[2]].natural_length(words[3:], sizes.get)
     if len(words) < 2 or not all(word.isascii() and word.isdigit() and len(word) < 20 for word in words[:2]):
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from lark import Token, Tree, UnexpectedCharacters, UnexpectedInput
+from lark import Token, Tree, UnexpectedInput, UnexpectedToken
 
 from dmspec import grammar
 from dmspec.compiler import ast
@@ -120,9 +120,7 @@ class _Work:
         if self.errors > MAX_ERRORS:
             raise _GiveUpError
         self.parsed.damaged = True
-        place = min(error.pos_in_stream if error.pos_in_stream is not None else len(piece), len(piece))
-        if place < 0 or (isinstance(error, UnexpectedInput) and _is_end(error)):
-            place = len(piece.rstrip().rstrip("}").rstrip()) if piece.strip() else 0
+        place = len(piece.rstrip().rstrip("}").rstrip()) if _is_end(error) else _place(error, piece)
         self.sink.add(explain(error, self.source, min(base + place, len(self.source.text))))
         return place
 
@@ -165,8 +163,12 @@ class _Work:
 
 
 def _is_end(error: UnexpectedInput) -> bool:
-    token = getattr(error, "token", None)
-    return not isinstance(error, UnexpectedCharacters) and token is not None and token.type == "$END"
+    return isinstance(error, UnexpectedToken) and error.token.type == "$END"
+
+
+def _place(error: UnexpectedInput, piece: str) -> int:
+    place: int | None = error.pos_in_stream
+    return len(piece) if place is None else max(0, min(place, len(piece)))
 
 
 def _without_statement(piece: str, place: int, *, in_body: bool) -> tuple[str, int, int] | None:
@@ -192,11 +194,7 @@ def _without_statement(piece: str, place: int, *, in_body: bool) -> tuple[str, i
             return left, start, partner.end
         return left, start, end
     left = blank(piece, start, end)
-    if left != piece:
-        return left, start, end
-    if after and after[0].kind == "}" and after[0].start == place:
-        return None
-    return None
+    return (left, start, end) if left != piece else None
 
 
 def _partner(boundaries: list[Mark], opening: Mark) -> Mark | None:

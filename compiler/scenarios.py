@@ -216,7 +216,7 @@ class Scenarios:
                 self.context.say(value.code, value.message, end.span, expected=value.expected, help_=value.help)
                 return 1, 1
             bounds.append(value)
-        if not 1 <= bounds[1] or bounds[0] > bounds[1]:
+        if bounds[1] < 1 or bounds[0] > bounds[1]:
             self.context.say("DM406", f"from {bounds[0]} to {bounds[1]} there is nothing to draw",
                              one.least.span.to(one.most.span), expected="such as `1..40`")
         return bounds[0], bounds[1]

@@ -191,7 +191,7 @@ class Context:
     def _order(self, one: Reference, order: Mapping[str, int]) -> None:
         if one.name not in order:
             self.say("DM105", f"`{one.name}` is only made while the spec runs", one.span, one.scope,
-                     help_=f"create this device after `{one.name}`, in a process")
+                     help_="what is declared is there from the start, and so has to be what it lies on")
         elif order[one.name] == one.device_index:
             self.say("DM105", f"`{one.name}` lies on itself", one.span, one.scope)
         elif one.device_index is not None and order[one.name] > one.device_index:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from dmspec.compiler import ast
 from dmspec.compiler.scope import Scope
+from dmspec.compiler.source import Span
 from dmspec.runtime.signature import Kind, Signature
 
 Required = tuple[str, ...]
@@ -51,7 +52,7 @@ def split(call: ast.Call, required: Required, lookup: Lookup, scope: Scope) -> l
     return calls
 
 
-def _span(head: ast.Word | ast.Joined, args: tuple[ast.Argument, ...]) -> ast.Span:
+def _span(head: ast.Word | ast.Joined, args: tuple[ast.Argument, ...]) -> Span:
     return head.span.to(args[-1].span) if args else head.span
 
 

@@ -287,7 +287,12 @@ class Statements:
 
     def _if(self, statement: ast.If, scope: Scope) -> list[Step]:
         asked = self._condition(statement.condition, scope)
+        assumed = self.evaluator.assumed
+        before = len(assumed)
+        if asked is not None and asked[0] == "exists" and not statement.condition.negate:
+            assumed += asked[1].values()
         then = self.body(statement.then, scope)
+        del assumed[before:]
         otherwise = self.body(statement.otherwise, scope) if statement.otherwise is not None else ()
         if asked is None:
             return []
@@ -296,7 +301,7 @@ class Statements:
 
     def _with(self, statement: ast.With, scope: Scope) -> list[Step]:
         bound = scope.resolve(statement.lock)
-        lock = UNUSABLE if bound is None else self.evaluator.value(Param("lock", Kind.LOCK), bound)
+        lock: Any = UNUSABLE if bound is None else self.evaluator.value(Param("lock", Kind.LOCK), bound)
         if lock is not UNUSABLE and lock in self.held:
             self.context.say("DM403", f"`{lock}` is held here already", statement.lock.span, scope,
                              severity=Severity.WARNING, help_="a lock cannot be taken twice")
@@ -307,7 +312,7 @@ class Statements:
 
     def _repeat(self, statement: ast.Repeat, scope: Scope) -> list[Step]:
         bound = scope.resolve(statement.times)
-        times = UNUSABLE if bound is None else self.evaluator.value(_TIMES, bound)
+        times: Any = UNUSABLE if bound is None else self.evaluator.value(_TIMES, bound)
         body = self.body(statement.block, scope)
         return [] if times is UNUSABLE else [Repeated(self._place(statement.span, scope), times, body)]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from dmspec.compiler import ast
 from dmspec.compiler.bind import Binder
@@ -16,7 +17,8 @@ from dmspec.runtime.registry import TARGETS
 from dmspec.runtime.signature import Kind
 from dmspec.runtime.units import SECTOR_BYTES
 
-WHOLE = "*"
+WHOLE: Final = "*"
+MAX_LINE: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Tables:
         good = True
         for statement in block.statements:
             if isinstance(statement, ast.Raw):
+                good = self._sane(statement, scope) and good
                 pieces += self._raw(statement)
             elif isinstance(statement, ast.Call | ast.Segment):
                 pieces += self._split(statement, scope)
@@ -72,6 +75,14 @@ class Tables:
         lines = [line.strip() for line in statement.text.value.split("\n")]
         kept = [line for line in lines if line and not line.startswith("#")]
         return [Line(line, statement.span) for line in kept]
+
+    def _sane(self, statement: ast.Raw, scope: Scope) -> bool:
+        """Whether a kernel's line could be handed to a kernel at all."""
+        if len(statement.text.value) <= MAX_LINE and not re.search(r"\d{40}", statement.text.value):
+            return True
+        self.context.say("DM210", "a table line that no kernel would read", statement.span, scope,
+                         expected=f"at most {MAX_LINE} characters, and numbers of less than 40 digits")
+        return False
 
     def _split(self, statement: ast.Call | ast.Segment, scope: Scope) -> list[_Piece | Line]:
         """The segments of one statement: on one line, a size and a target's name begin the next one."""

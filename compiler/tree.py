@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from lark import Token, Tree
 
@@ -13,8 +13,22 @@ from dmspec.compiler.diagnostics import Diagnostic, Sink
 from dmspec.compiler.source import Source, Span
 
 Node = Tree[Token] | Token
-_N = TypeVar("_N")
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
+
+
+def _else(before: ast.If, block: ast.Block) -> ast.If | None:
+    """An `if` with an `else` added, at the end of its chain of `else if`; ``None`` when it has one."""
+    last = before.otherwise
+    if last is None:
+        return ast.If(before.condition, before.then, block, before.span.to(block.span))
+    inner = last.statements[0] if last.statements else None
+    if last.span.text.startswith("{") or not isinstance(inner, ast.If):
+        return None
+    joined = _else(inner, block)
+    if joined is None:
+        return None
+    chained = ast.Block((joined,), joined.span)
+    return ast.If(before.condition, before.then, chained, before.span.to(block.span))
 
 
 class Builder:
@@ -134,14 +148,15 @@ class Builder:
             if node.data not in ("or", "else", "bare"):
                 done.append(self._node(node))
                 continue
-            block = self._node(node.children[-1])
+            child = self._node(node.children[-1])
+            block = child if isinstance(child, ast.Block) else ast.Block((child,), child.span)
             before = done[-1] if done else None
             if node.data == "or" and isinstance(before, ast.Choose):
                 done[-1] = ast.Choose((*before.blocks, block), before.span.to(block.span))
             elif node.data == "bare" and isinstance(before, ast.Parallel):
                 done[-1] = ast.Parallel((*before.blocks, block), before.span.to(block.span))
-            elif node.data == "else" and isinstance(before, ast.If) and before.otherwise is None:
-                done[-1] = ast.If(before.condition, before.then, block, before.span.to(block.span))
+            elif node.data == "else" and isinstance(before, ast.If) and (joined := _else(before, block)):
+                done[-1] = joined
             else:
                 self._stray(node)
         return tuple(done)

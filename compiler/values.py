@@ -42,7 +42,8 @@ class Evaluator:
     """Turns bound expressions into values, and reports those that do not fit.
 
     ``device_index`` is set while a declared device's table is read: its names have to be declared before.
-    ``any_leg`` is set in properties, where a disk can be `any-leg`.
+    ``any_leg`` is set in properties, where a disk can be `any-leg`.  ``assumed`` are names that exist wherever
+    the statement at hand runs, since a condition has asked for them.
     """
 
     def __init__(self, context: Context, table_of: TableOf) -> None:
@@ -50,6 +51,7 @@ class Evaluator:
         self.table_of = table_of
         self.device_index: int | None = None
         self.any_leg = False
+        self.assumed: list[str] = []
 
     def value(self, param: Param, bound: Bound, hints: tuple[str, ...] = (), *, sectors: bool = False) -> Any:
         """The plan's value of an argument, or UNUSABLE."""
@@ -127,8 +129,9 @@ class Evaluator:
         return name
 
     def refer(self, name: str, kind: Kind, span: Span, scope: Scope, hints: tuple[str, ...] = ()) -> None:
-        """Remember a name to be looked up."""
-        self.context.refer(Reference(name, kind, span, scope, hints, self.device_index))
+        """Remember a name to be looked up, unless an `if exists(NAME)` around it vouches for it."""
+        if name not in self.assumed:
+            self.context.refer(Reference(name, kind, span, scope, hints, self.device_index))
 
     def _located(self, param: Param, expr: ast.Expression, scope: Scope, hints: tuple[str, ...]) -> Any:
         offset: Any = 0

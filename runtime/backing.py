@@ -67,6 +67,51 @@ class SparseMemory:
         self.pages.clear()
 
 
+class Overlay:
+    """What another backing holds, with all changes kept in memory and thrown away in the end."""
+
+    def __init__(self, below: FileBacking) -> None:
+        self.below = below
+        self.pages: dict[int, bytes] = {}
+
+    def _page(self, page: int) -> bytes:
+        data = self.pages.get(page)
+        if data is None:
+            data = os.pread(self.below.fd, PAGE_BYTES, page * PAGE_BYTES).ljust(PAGE_BYTES, b"\0")
+        return data
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        position = 0
+        while position < len(buffer):
+            page, within = divmod(offset + position, PAGE_BYTES)
+            length = min(PAGE_BYTES - within, len(buffer) - position)
+            buffer[position:position + length] = self._page(page)[within:within + length]
+            position += length
+
+    def write(self, offset: int, buffer: memoryview) -> None:
+        position = 0
+        while position < len(buffer):
+            page, within = divmod(offset + position, PAGE_BYTES)
+            length = min(PAGE_BYTES - within, len(buffer) - position)
+            whole = bytearray(self._page(page))
+            whole[within:within + length] = buffer[position:position + length]
+            self.pages[page] = bytes(whole)
+            position += length
+
+    def discard(self, offset: int, length: int) -> None:
+        while length:
+            part = min(length, 1 << 20)
+            self.write(offset, memoryview(bytes(part)))
+            offset += part
+            length -= part
+
+    def flush(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.pages.clear()
+
+
 class FileBacking:
     """A sparse file, or memory behind a file descriptor; ``pread`` and ``pwrite`` need no lock."""
 

@@ -66,7 +66,10 @@ class LiveTask(Task):
 
 
 class LiveEngine:
-    """See the module.  ``observer`` is called as ``observer(lane, text)`` under the lock."""
+    """See the module.
+
+    ``observer(lane, text)`` and ``after_step()`` are called under the lock.
+    """
 
     def __init__(self, observer: Callable[[str, str], None] | None = None) -> None:
         self.lock = threading.Lock()
@@ -76,6 +79,7 @@ class LiveEngine:
         self.timer_count = 0
         self.broken: BaseException | None = None
         self.waiters: list[_Waiter] = []
+        self.after_step: Callable[[], None] | None = None
         self.performing = 0
         self._quiet = threading.Condition(self.lock)
         self._left_over = threading.Condition(self.lock)
@@ -206,6 +210,8 @@ class LiveEngine:
                 self._disk_io(task)
             else:
                 task.step()
+            if self.after_step is not None:
+                self.after_step()
         except Abandoned:
             raise
         except BaseException as error:

@@ -1,22 +1,21 @@
 """A stack as the FUSE layer shows it: each mapped device is a file of its size.
 
 Reads and writes of whole sectors go down as one bio whose data is the request's own memory.  Others
-are done sector-wise: the edge sectors are read, changed and written, one such write of a device at
-a time, as a page cache would have it.
+go through :mod:`dmspec.runtime.byte_io`, which reads, changes and writes the edge sectors.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .bio import Bio, Op
-from .block import BlockDevice
+from .byte_io import ReadBytes, WriteBytes, WriteRanges
 from .live import Abandoned, LiveEngine
 from .mapped_device import MappedDevice
+from .task import Frame
 from .units import SECTOR_BYTES
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ class LiveExport:
     def __init__(self, stack: Stack, engine: LiveEngine) -> None:
         self.stack = stack
         self.engine = engine
-        self._edges: dict[str, threading.Lock] = {}
-        self._edges_guard = threading.Lock()
+        self.ranges = WriteRanges()
 
     def names(self) -> Sequence[str]:
         """Devices without a table have no size and are left out."""
@@ -64,11 +62,7 @@ class LiveExport:
         if offset % SECTOR_BYTES == 0 and length % SECTOR_BYTES == 0:
             self._do(Bio(Op.READ, device, first, length // SECTOR_BYTES, buffer))
             return length
-        sectors = -(-(offset + length) // SECTOR_BYTES) - first
-        around = bytearray(sectors * SECTOR_BYTES)
-        self._do(Bio(Op.READ, device, first, sectors, around))
-        within = offset - first * SECTOR_BYTES
-        buffer[:length] = memoryview(around)[within:within + length]
+        buffer[:length] = self._run(ReadBytes(device, offset, length))
         return length
 
     def write(self, name: str, offset: int, buffer: memoryview) -> int:
@@ -80,22 +74,8 @@ class LiveExport:
         if offset % SECTOR_BYTES == 0 and length % SECTOR_BYTES == 0:
             self._do(Bio(Op.WRITE, device, offset // SECTOR_BYTES, length // SECTOR_BYTES, buffer))
         elif length:
-            with self._edge(name):
-                self._write_around(device, offset, buffer[:length])
+            self._run(WriteBytes(device, offset, bytes(buffer[:length]), ranges=self.ranges))
         return length
-
-    def _write_around(self, device: BlockDevice, offset: int, data: memoryview) -> None:
-        first = offset // SECTOR_BYTES
-        sectors = -(-(offset + len(data)) // SECTOR_BYTES) - first
-        around = bytearray(sectors * SECTOR_BYTES)
-        within = offset - first * SECTOR_BYTES
-        edges = {0} if within else set()
-        if (within + len(data)) % SECTOR_BYTES:
-            edges.add(sectors - 1)
-        for sector in sorted(edges):
-            self._do(Bio(Op.READ, device, first + sector, 1, around, sector * SECTOR_BYTES))
-        around[within:within + len(data)] = data
-        self._do(Bio(Op.WRITE, device, first, sectors, around))
 
     def flush(self, name: str) -> None:
         self._do(Bio(Op.FLUSH, self._device(name), 0, 0))
@@ -125,6 +105,15 @@ class LiveExport:
         if status:
             raise OSError(status, os.strerror(status))
 
+    def _run(self, frame: Frame) -> Any:
+        try:
+            value = self.engine.run(frame, "file I/O")
+        except Abandoned:
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
+        if isinstance(value, int) and value < 0:
+            raise OSError(-value, os.strerror(-value))
+        return value
+
     def _known(self, name: str) -> MappedDevice:
         device = self.stack.devices.get(name)
         if device is None or not device.sectors:
@@ -136,7 +125,3 @@ class LiveExport:
             return self._known(name)
         except KeyError:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO)) from None
-
-    def _edge(self, name: str) -> threading.Lock:
-        with self._edges_guard:
-            return self._edges.setdefault(name, threading.Lock())

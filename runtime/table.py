@@ -69,12 +69,15 @@ class Table:
         if self.live:
             self.md.event()
 
-    def get_device(self, path: str) -> BlockDevice:
-        """``dm_get_device``: one open for each distinct device, however often it is named."""
+    def get_device(self, path: str, *, write: bool = True) -> BlockDevice:
+        """``dm_get_device``: one open for each distinct device, however often it is named.
+
+        A target that never writes a device (a snapshot its origin) may have one that is read-only.
+        """
         device = self.md.stack.lookup(path)
+        if device.read_only and write and not self.read_only:
+            raise DmError(errno.EACCES)
         if not any(held is device for held in self.devices):
-            if device.read_only and not self.read_only:
-                raise DmError(errno.EACCES)
             self.md.stack.hold(device)
             self.devices.insert(0, device)
         return device

@@ -1,20 +1,106 @@
-"""Conditions that ``if`` and ``await`` ask."""
+"""Conditions that ``if`` and ``await`` ask.  What a target says of itself is read from its status words,
+as userspace does, so no condition knows a target's class."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
 
-from ..signature import Kind, pos, signature
-from .base import ConditionType
+from dmspec.runtime.block import BlockDevice
+from dmspec.runtime.mapped_device import MappedDevice
+from dmspec.runtime.operations.base import ConditionType
+from dmspec.runtime.signature import Kind, pos, signature
+
+if TYPE_CHECKING:
+    from dmspec.runtime.process import ProcessTask
+    from dmspec.runtime.stack import Stack
+
+
+def status_words(md: MappedDevice, kind: str) -> Iterator[list[str]]:
+    """The status words of each target of one type in the live table."""
+    if md.live is not None:
+        for name, target in zip(md.live.types, md.live.targets, strict=True):
+            if name == kind:
+                yield target.info().split()
+
+
+def mirror_statuses(md: MappedDevice) -> Iterator[list[str]]:
+    """The status words of every mirror in the device or below it, each device once."""
+    todo: list[BlockDevice] = [md]
+    seen: list[BlockDevice] = []
+    while todo:
+        device = todo.pop(0)
+        if not isinstance(device, MappedDevice) or device.live is None or any(device is one for one in seen):
+            continue
+        seen.append(device)
+        yield from status_words(device, "mirror")
+        todo.extend(device.live.devices)
+
+
+def in_sync(stack: Stack, name: str) -> bool:
+    """Whether the device has a live table and its mirrors' in-sync counts are full."""
+    md = stack.devices.get(name)
+    if md is None or md.live is None:
+        return False
+    for words in mirror_statuses(md):
+        done, _slash, total = words[1 + int(words[0])].partition("/")
+        if done != total:
+            return False
+    return True
+
+
+def snapshot_is(stack: Stack, name: str, word: str) -> bool:
+    """Whether a snapshot target of the device says this one word of itself."""
+    md = stack.devices.get(name)
+    return md is not None and any(words == [word] for kind in ("snapshot", "snapshot-merge")
+                                  for words in status_words(md, kind))
+
+
+def _event(process: ProcessTask, args: dict[str, Any]) -> bool:
+    md = process.world.stack.devices.get(args["device"])
+    return md is not None and md.event_nr != process.seen_events.get(args["device"], 0)
+
+
+def _insync(process: ProcessTask, args: dict[str, Any]) -> bool:
+    return in_sync(process.world.stack, args["device"])
+
+
+def _suspended(process: ProcessTask, args: dict[str, Any]) -> bool:
+    md = process.world.stack.devices.get(args["device"])
+    return md is not None and md.suspended
+
+
+def _exists(process: ProcessTask, args: dict[str, Any]) -> bool:
+    return args["device"] in process.world.stack.devices
+
+
+def _failed(process: ProcessTask, args: dict[str, Any]) -> bool:
+    disk = process.world.stack.disks.get(args["disk"])
+    return disk is not None and (disk.detached or any(fault.status for fault in disk.faults))
+
+
+def _invalid(process: ProcessTask, args: dict[str, Any]) -> bool:
+    return snapshot_is(process.world.stack, args["device"], "Invalid")
+
+
+def _overflow(process: ProcessTask, args: dict[str, Any]) -> bool:
+    return snapshot_is(process.world.stack, args["device"], "Overflow")
+
+
+def _done(process: ProcessTask, args: dict[str, Any]) -> bool:
+    other = process.world.processes.get(args["process"])
+    return other is not None and other.ended
+
 
 CONDITION_TYPES: Final = (
     ConditionType("event", signature(pos("device", Kind.DEVICE)),
-                  "The device's event number differs from what this process saw last."),
-    ConditionType("insync", signature(pos("device", Kind.DEVICE)), "Every region of its mirrors is in sync."),
-    ConditionType("suspended", signature(pos("device", Kind.DEVICE)), "The device is suspended."),
-    ConditionType("exists", signature(pos("device", Kind.NEW_NAME)), "A device of that name is there."),
-    ConditionType("failed", signature(pos("disk", Kind.DISK)), "A fault is on the disk."),
-    ConditionType("invalid", signature(pos("device", Kind.DEVICE)), "Its snapshot is invalid."),
-    ConditionType("overflow", signature(pos("device", Kind.DEVICE)), "Its snapshot has overflowed."),
-    ConditionType("done", signature(pos("process", Kind.PROCESS)), "That process has ended."),
+                  "The device's event number differs from what this process saw last.", _event, idle=True),
+    ConditionType("insync", signature(pos("device", Kind.DEVICE)), "Every region of its mirrors is in sync.",
+                  _insync),
+    ConditionType("suspended", signature(pos("device", Kind.DEVICE)), "The device is suspended.", _suspended),
+    ConditionType("exists", signature(pos("device", Kind.NEW_NAME)), "A device of that name is there.", _exists),
+    ConditionType("failed", signature(pos("disk", Kind.DISK)), "A fault is on the disk.", _failed),
+    ConditionType("invalid", signature(pos("device", Kind.DEVICE)), "Its snapshot is invalid.", _invalid),
+    ConditionType("overflow", signature(pos("device", Kind.DEVICE)), "Its snapshot has overflowed.", _overflow),
+    ConditionType("done", signature(pos("process", Kind.PROCESS)), "That process has ended.", _done),
 )

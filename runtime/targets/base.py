@@ -105,10 +105,10 @@ class Target:
         """The parts of other devices in use: device, start, length (``iterate_devices``)."""
         return iter(())
 
-    def get_device(self, path: str, reason: str) -> BlockDevice:
+    def get_device(self, path: str, reason: str, *, write: bool = True) -> BlockDevice:
         """Open a device for this table; failing, raise with the target's own words."""
         try:
-            return self.table.get_device(path)
+            return self.table.get_device(path, write=write)
         except DmError as error:
             raise DmError(error.errno, reason) from None
 

@@ -1,16 +1,181 @@
-"""snapshot-origin (kernel: drivers/md/dm-snap.c)."""
+"""snapshot-origin (kernel: drivers/md/dm-snap.c), and what all snapshots of a machine share.
+
+An origin and its snapshots know of each other only through the device that the origin lies on, so the
+kernel keeps lists beside the mapped devices; here they are in ``stack.shared``.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+import errno
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
+from ..bio import Bio, Op
+from ..block import BlockDevice
+from ..errors import DmError
 from ..signature import Kind, pos, signature
-from .base import TargetType
+from ..task import Frame
+from .base import REMAPPED, SUBMITTED, Target, TargetType
+
+if TYPE_CHECKING:
+    from ..mapped_device import MappedDevice
+    from ..stack import Stack
+    from .snapshot import Snapshot
+
+
+class Snapshots:
+    """The kernel's two lists.
+
+    ``by_origin`` has, for each origin device, its snapshots with the largest chunks first, those of
+    one size in the order of their registration.  ``origins`` are the snapshot-origin targets in use.
+    """
+
+    def __init__(self) -> None:
+        self.by_origin: list[tuple[BlockDevice, list[Snapshot]]] = []
+        self.origins: list[SnapshotOrigin] = []
+
+    def of(self, origin: BlockDevice) -> list[Snapshot]:
+        for device, snapshots in self.by_origin:
+            if device is origin:
+                return snapshots
+        return []
+
+    def insert(self, snapshot: Snapshot) -> None:
+        snapshots = self.of(snapshot.origin)
+        if not snapshots:
+            self.by_origin.append((snapshot.origin, snapshots))
+        place = 0
+        while place < len(snapshots) and snapshots[place].chunk_sectors >= snapshot.chunk_sectors:
+            place += 1
+        snapshots.insert(place, snapshot)
+
+    def remove(self, snapshot: Snapshot) -> None:
+        snapshots = self.of(snapshot.origin)
+        if snapshot in snapshots:
+            snapshots.remove(snapshot)
+        if not snapshots:
+            self.by_origin = [pair for pair in self.by_origin if pair[0] is not snapshot.origin]
+
+    def sharing_cow(self, snapshot: Snapshot) -> tuple[Snapshot | None, Snapshot | None, int]:
+        """``__find_snapshots_sharing_cow``: a source and a destination of a handover, and how many there are."""
+        same = [one for one in self.of(snapshot.origin) if one.cow is snapshot.cow]
+        active = [one for one in same if one.active]
+        waiting = [one for one in same if not one.active]
+        return active[-1] if active else None, waiting[-1] if waiting else None, len(same)
+
+    def mapped_origin(self, origin: BlockDevice) -> MappedDevice | None:
+        """The mapped device through which the origin is written, if one is in use."""
+        for target in self.origins:
+            if target.device is origin:
+                return target.table.md
+        return None
+
+    def smallest_chunk(self, origin: BlockDevice) -> int:
+        """In sectors, of all snapshots that are loaded, in use or not; 0 when there is none."""
+        return min((one.chunk_sectors for one in self.of(origin) if one.chunk_sectors), default=0)
+
+
+def snapshots_of(stack: Stack) -> Snapshots:
+    """The lists of this machine, made when they are first asked for."""
+    shared: Snapshots = stack.shared.setdefault("snapshot", Snapshots())
+    return shared
+
+
+def write_origin(stack: Stack, origin: BlockDevice, bio: Bio, *, limited: bool) -> int:
+    """``do_origin``: have every snapshot keep what the bio is about to overwrite.
+
+    ``REMAPPED``: nothing stands in its way.  Else it waits, on one of the copies that are being made or
+    on a snapshot that cannot take part yet, and comes through here again, until every snapshot has its
+    copy.  A bio that waits on a copy is told of the others only then: so it is the copy that it waits
+    on which is started last.  ``limited``: it also waits while a snapshot has too many copies under way.
+    """
+    snapshots = snapshots_of(stack).of(origin)
+    if limited:
+        for snapshot in snapshots:
+            if snapshot.has_too_many_copies:
+                snapshot.park(bio, from_origin=True)
+                return SUBMITTED
+    last = None
+    queued = False
+    for snapshot in snapshots:
+        if bio.sector >= snapshot.table.sectors or not snapshot.valid or not snapshot.active:
+            continue
+        if snapshot.invalidating and queued:
+            continue
+        chunk = bio.sector // snapshot.chunk_sectors
+        pending = None if snapshot.invalidating else snapshot.pending.get(chunk)
+        if pending is None and not snapshot.invalidating:
+            if chunk in snapshot.complete:
+                continue
+            pending = snapshot.new_pending(chunk)
+            if pending is None:
+                snapshot.invalidate(errno.ENOMEM)
+        if pending is None:
+            # Its header has to say so before the data is overwritten that it needed.
+            if not queued:
+                snapshot.park(bio, from_origin=True)
+                return SUBMITTED
+        elif not queued:
+            queued = True
+            pending.origin_bios.append(bio)
+            last = pending
+        else:
+            pending.start_copy()
+    if last is not None:
+        last.start_copy()
+    return SUBMITTED if queued else REMAPPED
+
+
+class SnapshotOrigin(Target):
+    """Reads and flushes pass; writes first go round the snapshots."""
+
+    def construct(self, argv: list[str]) -> Frame | None:
+        if len(argv) != 1:
+            raise DmError(errno.EINVAL, "origin: incorrect number of arguments")
+        self.device = self.get_device(argv[0], "Cannot get target device")
+        return None
+
+    def map(self, bio: Bio) -> int:
+        bio.device = self.device
+        if bio.op is not Op.WRITE:
+            return REMAPPED
+        return write_origin(self.stack, self.device, bio, limited=True)
+
+    def resume(self) -> Frame | None:
+        """Writes are cut at the smallest chunk that there is now; a snapshot made later is not noticed."""
+        snapshots = snapshots_of(self.stack)
+        self.max_write_sectors = snapshots.smallest_chunk(self.device)
+        snapshots.origins.append(self)
+        return None
+
+    def postsuspend(self) -> Frame | None:
+        self._leave()
+        return None
+
+    def destroy(self) -> Frame | None:
+        self._leave()
+        return None
+
+    def _leave(self) -> None:
+        origins = snapshots_of(self.stack).origins
+        if self in origins:
+            origins.remove(self)
+
+    def parameters(self) -> str:
+        return self.device.number
+
+    def areas(self) -> Iterator[tuple[BlockDevice, int, int]]:
+        yield self.device, 0, self.length
 
 
 def _params(args: dict[str, Any]) -> list[str]:
     return [args["origin"]]
 
 
-SNAPSHOT_ORIGIN: Final = TargetType("snapshot-origin", (1, 9, 0), signature(pos("origin", Kind.DEVICE)),
-                                    _params, "A device that has snapshots.")
+def _natural_length(argv: list[str], size_of: Callable[[str], int | None]) -> int | None:
+    return size_of(argv[0])
+
+
+SNAPSHOT_ORIGIN: Final = TargetType(
+    "snapshot-origin", (1, 9, 0), signature(pos("origin", Kind.DEVICE)),
+    _params, "A device that has snapshots.", SnapshotOrigin, _natural_length)

@@ -1,0 +1,78 @@
+"""`dmspec do DIR STATEMENTS`."""
+
+import sys
+
+import click
+
+from dmspec.cli.output import EXIT_CHECK_FAILED, EXIT_OK, EXIT_USAGE, die
+
+
+@click.command("do")
+@click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False))
+@click.argument("statements", metavar="STATEMENTS", nargs=-1)
+@click.option("--status", "status_only", is_flag=True, help="Show the devices, their tables and their status.")
+@click.option("--quiet", is_flag=True, help="Do not show the steps.")
+def command(directory: str, statements: tuple[str, ...], *, status_only: bool, quiet: bool) -> int:
+    """Do to a mounted stack what a process of a spec does: `dmspec do DIR "fail pv1"`.
+
+    The statements are those of the language, with the names of the mounted spec and of devices that have been
+    created since; several go on separate lines or in separate arguments.
+    """
+    from dmspec.runtime import wire
+    from dmspec.runtime.errors import DmspecError
+
+    if bool(statements) == status_only:
+        die(EXIT_USAGE, "say what to do, or --status")
+    try:
+        return _status(directory) if status_only else _run(directory, "\n".join(statements), quiet=quiet)
+    except (wire.WireError, DmspecError) as error:
+        die(EXIT_USAGE, str(error))
+
+
+def _only(answers: object) -> dict[str, object]:
+    """The last answer, or an end with the problem that it names."""
+    last: dict[str, object] = {}
+    for last in answers:  # type: ignore[attr-defined]
+        if "problem" in last:
+            die(EXIT_USAGE, str(last["problem"]))
+    return last
+
+
+def _status(directory: str) -> int:
+    from dmspec.runtime import wire
+
+    devices = _only(wire.ask(directory, "status"))["devices"]
+    assert isinstance(devices, list)
+    for device in devices:
+        state = "SUSPENDED" if device["suspended"] else "ACTIVE"
+        click.echo(f"{device['name']} ({device['number']}): {state}, {device['events']} events, "
+                   f"{device['open']} open")
+        for table, status in zip(device["table"], device["status"], strict=True):
+            click.echo(f"    table   {table}")
+            click.echo(f"    status  {status}")
+    return EXIT_OK
+
+
+def _run(directory: str, text: str, *, quiet: bool) -> int:
+    from dmspec.cli.plans import show_diagnostics
+    from dmspec.compiler import compile_statements
+    from dmspec.runtime import wire
+    from dmspec.runtime.plan import from_bytes, to_bytes
+
+    data = _only(wire.ask(directory, "plan"))["plan"]
+    assert isinstance(data, bytes)
+    compiled = compile_statements(text, from_bytes(data))
+    show_diagnostics(compiled.diagnostics)
+    if compiled.plan is None:
+        return EXIT_USAGE
+    for answer in wire.ask(directory, "run", plan=to_bytes(compiled.plan)):
+        if "note" in answer and not quiet:
+            lane, said = answer["note"]
+            click.echo(f"{lane:8} {said}")
+        elif "problem" in answer:
+            die(EXIT_USAGE, str(answer["problem"]))
+        elif "end" in answer:
+            for check, said in answer["violations"]:
+                click.echo(f"dmspec: {check}: {said}", file=sys.stderr)
+            return EXIT_CHECK_FAILED if answer["violations"] or answer["error"] else EXIT_OK
+    return EXIT_OK
