@@ -7,6 +7,6 @@ makes a plan of that, and ``backends`` other things of the plan.  What is wrong 
 ``render`` shows.
 """
 
-from dmspec.compiler.api import Compiled, compile_file, compile_text
+from dmspec.compiler.api import Compiled, compile_file, compile_statements, compile_text
 
-__all__ = ["Compiled", "compile_file", "compile_text"]
+__all__ = ["Compiled", "compile_file", "compile_statements", "compile_text"]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dmspec.compiler import ast
-from dmspec.compiler.checker import check
+from dmspec.compiler.checker import check, check_statements
 from dmspec.compiler.diagnostics import Diagnostic, Sink
-from dmspec.compiler.lower import lower
-from dmspec.compiler.parser import parse
+from dmspec.compiler.lower import lower, lower_process
+from dmspec.compiler.parser import parse, parse_statements
 from dmspec.compiler.source import Source, SourceError, Span, of_text, read
 from dmspec.runtime.plan import Plan
+
+STATEMENTS_PROCESS = "do"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def compile_file(path: Path | str, *, allow_later: bool = False) -> Compiled:
 
 def compile_text(text: str, name: str = "<text>", *, folder: Path | None = None,
                  allow_later: bool = False) -> Compiled:
-    """Compile a spec given as a text."""
+    """Compile a spec given as a text; ``folder`` is where libraries are looked for first."""
     try:
         source = of_text(text, name)
     except SourceError as error:
@@ -52,19 +54,38 @@ def compile_source(source: Source, folder: Path | None, *, allow_later: bool = F
     sink = Sink()
     parsed = parse(source, sink)
     model = check(source, parsed, sink, folder)
-    if sink.has_errors:
-        for note in model.later:
-            sink.add(note)
-        return Compiled(None, sink.in_order(source.name))
-    plan, said = lower(model, allow_later=allow_later)
+    plan, said = (None, model.later) if sink.has_errors else lower(model, allow_later=allow_later)
     for diagnostic in said:
         sink.add(diagnostic)
     return Compiled(plan, sink.in_order(source.name))
 
 
+def compile_statements(text: str, plan: Plan, *, name: str = "<statements>", folder: Path | None = None,
+                       devices: Collection[str] | None = None) -> Compiled:
+    """Compile statements, such as ``fail pv1`` or ``lvm.repair vol``, against the names of a plan.
+
+    The plan that comes of it has the same declarations and one process, ``do``.  A library is used by calling
+    its procedure; ``folder`` is where it is looked for before those that come with dmspec.  ``devices`` are the
+    devices that are there now; without them, any name is taken for one that was made since the plan began.
+    """
+    try:
+        source = of_text(text, name)
+    except SourceError as error:
+        return Compiled(None, [_unreadable(error)])
+    sink = Sink()
+    parsed = parse_statements(source, sink)
+    model = check_statements(source, parsed, sink, folder, plan, devices)
+    if sink.has_errors or model.later:
+        _, said = lower(model)
+        for diagnostic in said:
+            sink.add(diagnostic)
+        return Compiled(None, sink.in_order(source.name))
+    process = lower_process(replace(model.processes[0], name=STATEMENTS_PROCESS))
+    made = replace(plan, files=model.files, source_sha256=model.source_sha256, processes=[process],
+                   scenarios=[], properties=[])
+    return Compiled(made, sink.in_order(source.name))
+
+
 def _unreadable(error: SourceError) -> Diagnostic:
     offset = min(error.offset, len(error.source.text))
     return Diagnostic(error.code, error.message, Span(error.source, offset, offset + 1), help=error.help)
-
-
-__all__ = ["Compiled", "ast", "compile_file", "compile_source", "compile_text", "replace"]

@@ -7,6 +7,8 @@ name stays known, so that it causes no further errors elsewhere.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from dmspec.compiler import ast
@@ -23,7 +25,7 @@ from dmspec.compiler.statements import Statements
 from dmspec.compiler.tables import Line, Tables
 from dmspec.compiler.values import Evaluator
 from dmspec.runtime.eras import ERAS
-from dmspec.runtime.plan import Device, Disk, Filesystem, Lock
+from dmspec.runtime.plan import Device, Disk, Filesystem, Lock, Plan
 from dmspec.runtime.signature import Kind, flag, opt, pos, signature
 from dmspec.runtime.units import SECTOR_BYTES
 
@@ -46,6 +48,34 @@ def check(source: Source, parsed: Parsed, sink: Sink, folder: Path | None) -> Mo
             continue
         sink.add(diagnostic)
     return model
+
+
+def check_statements(source: Source, parsed: Parsed, sink: Sink, folder: Path | None, plan: Plan,
+                     devices: Collection[str] | None) -> Model:
+    """Check loose statements against the names of a plan; the model has one process, without a name."""
+    own = Sink()
+    checker = Checker(Context(own), source, parsed, folder)
+    names = checker.context.names
+    names.disks.update(dict.fromkeys(one.name for one in plan.disks))
+    names.devices.update(dict.fromkeys(one.name for one in plan.devices))
+    names.filesystems.update(dict.fromkeys(one.name for one in plan.filesystems))
+    names.locks.update(dict.fromkeys(one.name for one in plan.locks))
+    names.processes.update(dict.fromkeys(one.name for one in plan.processes))
+    names.created.update(dict.fromkeys(devices or ()))
+    names.open_ended = devices is None
+    checker.context.era = plan.kernel
+    checker.use_by_calling(parsed.statements)
+    body = Statements(checker.evaluator).sequence(parsed.statements, checker.scope)
+    checker.model.processes.append(ProcessModel("", body, 1))
+    checker.context.resolve_references({})
+    for diagnostic in own.diagnostics:
+        if not _inside(diagnostic.span, parsed.left_out):
+            sink.add(diagnostic)
+    return checker.finished()
+
+
+def _called(node: ast.Call | ast.Argument) -> object:
+    return node.head if isinstance(node, ast.Call) else node.value
 
 
 def _inside(span: Span, others: list[Span]) -> bool:
@@ -89,9 +119,10 @@ class Checker:
         order = {name: index for index, name in enumerate(self.context.names.devices)}
         self.context.resolve_references(order)
         self._ask_kernel()
-        return self._finished()
+        return self.finished()
 
-    def _finished(self) -> Model:
+    def finished(self) -> Model:
+        """The model, with what is known of its files."""
         model = self.model
         model.files = [library.source.plan_name for library in self.loader.files]
         digest = hashlib.sha256()
@@ -103,6 +134,21 @@ class Checker:
         model.kernel = self.context.era
         model.later = self.context.later
         return model
+
+    def use_by_calling(self, node: object) -> None:
+        """Have the libraries ready whose procedures statements call: `lvm.repair vol` needs no `use lvm`."""
+        if isinstance(node, ast.Call | ast.Argument) and isinstance(word := _called(node), ast.Word):
+            prefix, dot, _ = word.text.partition(".")
+            if dot and prefix not in self.spec.uses and self.loader.is_there(prefix):
+                library = self.loader.use(ast.Word(prefix, word.span))
+                if library is not None:
+                    self.spec.uses[prefix] = library
+        if isinstance(node, tuple):
+            for one in node:
+                self.use_by_calling(one)
+        elif is_dataclass(node) and not isinstance(node, Span):
+            for item in fields(node):
+                self.use_by_calling(getattr(node, item.name))
 
     # ---- names
 

@@ -59,6 +59,10 @@ class Loader:
         self.loaded[name.text] = library
         return library
 
+    def is_there(self, name: str) -> bool:
+        """Whether there is a library of this name."""
+        return name in shipped() or (self.folder is not None and (self.folder / f"{name}.dms").exists())
+
     def _source(self, name: ast.Word) -> Source | None:
         try:
             if self.folder is not None:

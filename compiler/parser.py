@@ -16,7 +16,7 @@ from dmspec import grammar
 from dmspec.compiler import ast
 from dmspec.compiler.diagnostics import Diagnostic, Sink, near
 from dmspec.compiler.explain import explain
-from dmspec.compiler.scan import DECLARATIONS, Chunk, Mark, blank, marks, outline
+from dmspec.compiler.scan import DECLARATIONS, Chunk, Mark, Outline, blank, marks, outline
 from dmspec.compiler.source import Source, Span
 from dmspec.compiler.tree import Builder
 
@@ -44,8 +44,7 @@ class _GiveUpError(Exception):
 
 def parse(source: Source, sink: Sink) -> Parsed:
     """Parse a file; its errors go to ``sink``."""
-    found = outline(source, sink)
-    parsed = Parsed(damaged=sink.has_errors)
+    found, parsed = _outlined(source, sink)
     if found is None:
         return parsed
     work = _Work(source, sink, parsed)
@@ -59,17 +58,24 @@ def parse(source: Source, sink: Sink) -> Parsed:
     return parsed
 
 
+def _outlined(source: Source, sink: Sink) -> tuple[Outline | None, Parsed]:
+    before = len(sink.diagnostics)
+    found = outline(source, sink)
+    parsed = Parsed(damaged=len(sink.diagnostics) > before)
+    if found is not None:
+        parsed.left_out += found.doubtful
+    return found, parsed
+
+
 def parse_statements(source: Source, sink: Sink) -> Parsed:
     """Parse loose statements, as a live command has them."""
-    parsed = Parsed()
-    found = outline(source, Sink())
+    found, parsed = _outlined(source, sink)
     if found is None:
-        outline(source, sink)
-        parsed.damaged = True
         return parsed
+    piece = found.text + "\n" + "}" * sum(chunk.missing for chunk in found.chunks)
     work = _Work(source, sink, parsed)
     try:
-        tree = work.attempt(found.text, 0, "statements", Chunk(0, len(found.text), ""))
+        tree = work.attempt(piece, 0, "statements", Chunk(0, len(found.text), ""))
         if tree is not None:
             builder = Builder(source, 0, len(source.text), sink)
             parsed.statements = builder.statements(tree)
@@ -97,9 +103,11 @@ class _Work:
             builder = Builder(self.source, chunk.start, chunk.end, self.sink)
             self.parsed.declarations += builder.file(tree)
 
-    def attempt(self, piece: str, base: int, start: str, chunk: Chunk) -> Tree[Token] | None:
+    def attempt(self, piece: str, base: int, start: str, chunk: Chunk,
+                shape: _Shape | None = None) -> Tree[Token] | None:
         """Parse a piece until it has no error left; ``None`` when its head is wrong."""
         whole = piece
+        shape = shape or _Shape.of(start, chunk.word)
         while True:
             self.budget -= len(piece)
             if self.budget < 0 and self.errors:
@@ -108,7 +116,7 @@ class _Work:
                 return grammar.parser().parse(piece, start=start)
             except UnexpectedInput as error:
                 place = self._report(error, piece, base)
-            left = _without_statement(piece, place, in_body=start == "statements")
+            left = _without_statement(piece, place, shape)
             if left is None:
                 self._head_is_wrong(whole, base, chunk)
                 return None
@@ -138,8 +146,10 @@ class _Work:
         if block is None or word not in ("device", "process", "procedure", "scenario", "property"):
             return
         head = f"{word} x "
+        # Without a word, so that an error in this head, which there cannot be, would not end up here again.
         chunk = Chunk(base + block.start, base + len(piece), "")
-        self.attempt(head + piece[block.start :], base + block.start - len(head), "file", chunk)
+        first = base + block.start - len(head)
+        self.attempt(head + piece[block.start :], first, "file", chunk, _Shape.of("file", word))
 
     def _not_a_declaration(self, chunk: Chunk, text: str) -> None:
         self.errors += 1
@@ -171,28 +181,44 @@ def _place(error: UnexpectedInput, piece: str) -> int:
     return len(piece) if place is None else max(0, min(place, len(piece)))
 
 
-def _without_statement(piece: str, place: int, *, in_body: bool) -> tuple[str, int, int] | None:
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Where statements are in a piece: at what depth of braces at least, and from which depth they nest."""
+
+    least: int
+    nesting: int
+
+    @classmethod
+    def of(cls, start: str, word: str) -> _Shape:
+        if start == "statements":
+            return cls(0, 0)
+        return cls(1, 2 if word in ("scenario", "property") else 1)
+
+
+def _without_statement(piece: str, place: int, shape: _Shape) -> tuple[str, int, int] | None:
     """The piece with the statement around ``place`` blanked, and where that was; ``None`` in a head.
 
     A statement with a block of its own loses its head and its braces only: what is in the block stays, as a
-    part of the block around it, so that errors in there are still found.
+    part of the block around it, so that errors in there are still found.  Only where blocks do nest: the lines
+    of a scenario or a property go with their blocks.
     """
     everything = list(marks(piece))
     boundaries = [mark for mark in everything if mark.kind in "\n;{}"]
     first_brace = next((mark.start for mark in boundaries if mark.kind == "{"), len(piece))
-    if not in_body and place <= first_brace:
+    if shape.least and place <= first_brace:
         return None
     before = [mark for mark in boundaries if mark.start < place]
     after = [mark for mark in boundaries if mark.start >= place]
     start = before[-1].end if before else 0
     end = after[0].start if after else len(piece)
     if after and after[0].kind == "{":
-        left = blank(piece, start, after[0].end)
         partner = _partner(boundaries, after[0])
-        if partner is not None:
-            left = blank(left, partner.start, partner.end)
-            return left, start, partner.end
-        return left, start, end
+        last = len(piece) if partner is None else partner.end
+        depth = sum({"{": 1, "}": -1}.get(mark.kind, 0) for mark in before)
+        if depth < shape.nesting or partner is None:
+            return blank(piece, start, last), start, last
+        left = blank(piece, start, after[0].end)
+        return blank(left, partner.start, partner.end), start, partner.end
     left = blank(piece, start, end)
     return (left, start, end) if left != piece else None
 

@@ -69,10 +69,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A file's declarations, and its text with what was repaired."""
+    """A file's declarations, its text with what was repaired, and where that was done by guessing."""
 
     text: str
     chunks: list[Chunk]
+    doubtful: list[Span]
 
 
 def outline(source: Source, sink: Sink) -> Outline | None:
@@ -103,13 +104,14 @@ class _Scanner:
         self.chunk_start = -1
         self.chunk_word = ""
         self.parens = 0
+        self.doubtful: list[Span] = []
 
     def run(self) -> Outline | None:
         text = self.source.text
         line_begins = True
         for mark in marks(text):
             if mark.kind == "name":
-                if line_begins:
+                if line_begins and self._may_begin(mark):
                     self._first_word(mark)
             elif mark.kind == "{":
                 self.open.append(mark)
@@ -129,7 +131,17 @@ class _Scanner:
         self._end_chunk(len(text), None)
         for start, end, replacement in reversed(self.edits):
             text = text[:start] + replacement + text[end:]
-        return Outline(text, self.chunks)
+        return Outline(text, self.chunks, self.doubtful)
+
+    def _may_begin(self, mark: Mark) -> bool:
+        """Whether a word at the start of a line can begin a declaration: not inside parentheses.
+
+        Where these were never closed, a declaration's word at the very start of a line begins one after all.
+        """
+        if not self.parens:
+            return True
+        word = self.source.text[mark.start : mark.end]
+        return word in DECLARATIONS and self.source.line_column(mark.start)[1] == 1
 
     def _first_word(self, mark: Mark) -> None:
         word = self.source.text[mark.start : mark.end]
@@ -174,6 +186,7 @@ class _Scanner:
 
     def _open_text(self, mark: Mark) -> None:
         self._say("DM008", "this text has no closing quote", mark, expected='a `"` in the same line')
+        self.doubtful.append(self._span(mark))
         length = mark.end - mark.start
         repaired = self.source.text[mark.start : mark.end - 1].replace("\\", " ")
         self.edits.append((mark.start, mark.end, repaired + '"' if length > 1 else " "))

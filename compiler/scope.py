@@ -101,7 +101,10 @@ class Reference:
 
 @dataclass
 class Names:
-    """All names of a spec, by kind, each with the place of its declaration."""
+    """All names of a spec, by kind, each with the place of its declaration.
+
+    ``open_ended``: there may be more devices, made before the text at hand is compiled.
+    """
 
     disks: dict[str, Span | None] = field(default_factory=dict)
     devices: dict[str, Span | None] = field(default_factory=dict)
@@ -109,6 +112,7 @@ class Names:
     locks: dict[str, Span | None] = field(default_factory=dict)
     processes: dict[str, Span | None] = field(default_factory=dict)
     created: dict[str, Span | None] = field(default_factory=dict)
+    open_ended: bool = False
 
     def of_kind(self, kind: Kind) -> list[str]:
         """The names that fit where an argument of this kind is due."""
@@ -173,7 +177,8 @@ class Context:
         for one in self.references:
             fitting = self.names.of_kind(one.kind)
             if one.name not in fitting:
-                self._unknown(one, fitting)
+                if not (self.names.open_ended and one.kind in (Kind.DEVICE, Kind.TARGETABLE)):
+                    self._unknown(one, fitting)
             elif one.device_index is not None and one.name not in self.names.disks:
                 self._order(one, declared_before)
 

@@ -72,7 +72,8 @@ class Statements:
     def _too_long(self, statement: ast.Statement, scope: Scope) -> bool:
         self.steps += 1
         if self.steps == MAX_STEPS + 1:
-            self.context.say("DM404", f"this process has more than {MAX_STEPS} steps", statement.span, scope,
+            where = scope.calls[0][1] if scope.calls else statement.span
+            self.context.say("DM404", f"this process has more than {MAX_STEPS} steps", where,
                              help_="`repeat N { }` does something often at the cost of one step")
         return self.steps > MAX_STEPS
 

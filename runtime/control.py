@@ -26,7 +26,8 @@ NAME_MAX_BYTES = 127
 UUID_MAX_BYTES = 128
 TableLine = tuple[int, int, str, str]
 
-_LINE = re.compile(r"\s*(\d+|\*)\s+(\d+|\*)\s+(\S+)(?:\s+(.*?))?\s*\Z", re.ASCII | re.DOTALL)
+_LINE = re.compile(r"\s*(-?\d{1,40}|\*)\s+(-?\d{1,40}|\*)\s+(\S+)(?:\s+(.*?))?\s*\Z", re.ASCII | re.DOTALL)
+_U64 = (1 << 64) - 1
 
 
 def parse_line(line: str) -> tuple[int | None, int | None, str, str]:
@@ -34,8 +35,14 @@ def parse_line(line: str) -> tuple[int | None, int | None, str, str]:
     match = _LINE.match(line)
     if match is None:
         raise DmError(errno.EINVAL, f"Invalid format of table line: {line!r}")
-    start, length = (None if word == "*" else min(int(word), (1 << 64) - 1) for word in match.group(1, 2))
+    start, length = (None if word == "*" else _unsigned(word) for word in match.group(1, 2))
     return start, length, match[3], match[4] or ""
+
+
+def _unsigned(word: str) -> int:
+    """What ``strtoull`` makes of a number: it saturates, and a minus sign wraps around."""
+    number = int(word)
+    return number & _U64 if number < 0 else min(number, _U64)
 
 
 def resolve_lines(stack: Stack, lines: Sequence[str], md: MappedDevice | None = None) -> list[TableLine]:

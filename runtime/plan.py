@@ -258,7 +258,7 @@ def _field(kind: type, name: str, annotation: str, got: Any, where: str) -> Any:
     wanted = _SIMPLE[annotation]
     if not isinstance(got, wanted) or (annotation == "int" and isinstance(got, bool)):
         raise PlanError(f"{where}: {annotation} was expected")
-    if annotation == "list[str]" and not all(isinstance(one, str) for one in got):
+    if isinstance(got, list) and not all(isinstance(one, str) for one in got):
         raise PlanError(f"{where}: a list of texts was expected")
     return got
 

@@ -1,1 +1,24 @@
-"""The forms in which a plan can be written."""
+"""The forms in which a plan can be written: one file and one line here for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from dmspec.compiler.backends.base import Backend, BackendError
+from dmspec.compiler.backends.dmsetup import DMSETUP
+from dmspec.compiler.backends.mermaid import MERMAID
+from dmspec.compiler.backends.plan import PLAN
+
+_ALL: Final = (
+    PLAN,
+    Backend("python", "a Python program that runs the scenarios", later="the generators"),
+    Backend("pytest", "a pytest module, one test per scenario", later="the generators"),
+    DMSETUP,
+    Backend("promela", "a model for SPIN", later="the generators"),
+    MERMAID,
+)
+BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType({one.name: one for one in _ALL})
+
+__all__ = ["BACKENDS", "Backend", "BackendError"]

@@ -193,11 +193,13 @@ class Files:
         return self._export.read(self._handle(fh).name, offset, buffer)
 
     def write(self, fh: int, offset: int, buffer: memoryview, *, from_page_cache: bool) -> int:
-        """Write; what does not fit whole is ENOSPC under the writeback cache, though the part that fits is there.
+        """Write; what does not fit whole is ENOSPC under the writeback cache, though the part that fits is
+        there.
 
-        A block device cuts such a write short. But nobody waits for the count of a write-back, whose write(2) has
-        long been answered, and the kernel makes EIO of a short O_DIRECT write. As an error it reaches the program,
-        from fsync(2) or close(2) in the first case. With libfuse 2 the kernel passes short counts on.
+        A block device cuts such a write short. But nobody waits for the count of a write-back, whose
+        write(2) has long been answered, and the kernel makes EIO of a short O_DIRECT write. As an error it
+        reaches the program, from fsync(2) or close(2) in the first case. With libfuse 2 the kernel passes
+        short counts on.
         """
         name = self._handle(fh).name
         if from_page_cache and offset + len(buffer) > self._size(name):

@@ -76,6 +76,11 @@ class ConditionType:
         return f"{self.name}({', '.join(_text(param, args.get(param.key)) for param in self.signature)})"
 
 
+def complete(signature: Signature, args: dict[str, Any]) -> dict[str, Any]:
+    """Arguments with the defaults of those that are left out."""
+    return {param.key: param.default for param in signature if not param.required} | args
+
+
 def _text(param: Param, value: Any) -> str:
     if isinstance(value, list) and param.kind not in (Kind.RANGE, Kind.TABLE):
         return " ".join(_one(param.kind, item) for item in value)

@@ -105,6 +105,14 @@ class Target:
         """The parts of other devices in use: device, start, length (``iterate_devices``)."""
         return iter(())
 
+    def compare_areas(self) -> Iterator[list[tuple[BlockDevice, int, int]]]:
+        """Groups of areas (device, start, length) that hold the same bytes whenever all is at rest."""
+        return iter(())
+
+    def held(self) -> Iterator[str]:
+        """What it keeps until somebody acts, in words: "1 write held since leg pv1 failed"."""
+        return iter(())
+
     def get_device(self, path: str, reason: str, *, write: bool = True) -> BlockDevice:
         """Open a device for this table; failing, raise with the target's own words."""
         try:

@@ -36,8 +36,8 @@ class Snapshot(Target):
     ``complete`` maps chunks of the origin to chunks of the COW device; ``pending`` has the copies under
     way, ``early`` those of them that ended before their turn.  ``reads`` counts the reads that went to
     the origin, by chunk.  ``parked`` bios wait where the kernel's caller would wait inside ``map``; the
-    flag tells those that are writes to the origin.  ``invalidating`` is the errno for which the
-    snapshot is being given up, while its header is written.
+    flag tells those that are writes to the origin.  ``invalidating``: the snapshot is lost as soon
+    as its header says so.
     """
 
     has_end_io = True
@@ -49,7 +49,7 @@ class Snapshot(Target):
         self.active = False
         self.valid = True
         self.overflowed = False
-        self.invalidating = 0
+        self.invalidating = False
         self.invalidated = Latch(f"header of {name}")
         self.complete: dict[int, int] = {}
         self.pending: dict[int, PendingException] = {}
@@ -302,7 +302,7 @@ class Snapshot(Target):
             return
         reason = "Error reading/writing." if error == errno.EIO else "Unable to allocate exception."
         self.log(f"Invalidating snapshot: {reason}")
-        self.invalidating = error
+        self.invalidating = True
         self.work.queue()
 
 

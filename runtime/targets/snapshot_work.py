@@ -202,22 +202,17 @@ class ParkedBios(Frame):
         self.todo: deque[tuple[Bio, bool]] = deque()
 
     def start(self, task: Task) -> Outcome:
-        """Write the header.
-
-        A snapshot that is in overflow keeps its header as it is when a write to the origin ends it: recorded
-        so on Linux 6.1.176 (case 2 of d-snapshot), against what the reference says.
-        """
+        """Have the header say first that the snapshot is lost, if it is to be given up."""
         snapshot = self.snapshot
         if not snapshot.invalidating:
             return self.rerun(task)
-        kept = snapshot.overflowed and snapshot.invalidating == errno.ENOMEM
-        frame = None if kept else snapshot.store.drop()
+        frame = snapshot.store.drop()
         return Enter(frame, "dropped") if frame is not None else self.dropped(task)
 
     def dropped(self, task: Task) -> Outcome:
         snapshot = self.snapshot
         snapshot.valid = False
-        snapshot.invalidating = 0
+        snapshot.invalidating = False
         snapshot.table.event()
         snapshot.invalidated.release()
         return self.rerun(task)

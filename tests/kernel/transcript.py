@@ -30,7 +30,7 @@ from dmspec.runtime.task import DONE, Enter, Frame, Outcome, Return, Task
 
 ERRORS = {5: "Input/output error", 6: "No such device or address", 16: "Device or resource busy",
           19: "No such device", 22: "Invalid argument"}
-LOOP = re.compile(r"/dev/loop(\d+)")
+EDIT = re.compile(r"printf ['\"](.*?)['\"] \| dd of=/tmp/disk(\d) bs=1 seek=(\d+) ")
 
 
 @dataclass
@@ -55,6 +55,8 @@ def sections(text: str) -> Iterator[Section]:
             if section is not None:
                 yield section
             section = Section(line.removeprefix("##### "))
+        elif section is not None and line.startswith("# left over"):
+            section.steps.append(Step("ends"))
         elif section is None or line.startswith("# "):
             continue
         elif line.startswith("kernel: "):
@@ -91,6 +93,15 @@ class Player:
     def play(self, command: str) -> list[str]:
         """What a command line prints, background commands and waits for them included."""
         lines: list[str] = []
+        if command == "ends":
+            for name in ("m", "leg0", "leg1", "leg2", "log", "snap", "snap2", "org", "cow", "cow2"):
+                if name in self.stack.devices:
+                    self.run(control.Remove(self.stack.devices[name]))
+            return lines
+        if edit := EDIT.match(command):
+            data = edit[1].encode().decode("unicode_escape").encode("latin-1")
+            self.stack.disks[f"loop{edit[2]}"].backing.write(int(edit[3]), memoryview(data))
+            return lines
         if command.endswith(" &"):
             match = re.match(r"\((\w+)\) (.*) &\Z", command)
             if match is None:
@@ -170,12 +181,13 @@ def _commands(line: str) -> Iterator[list[str]]:
     loop = re.match(r"for (\w+) in ([\d ]+); do (.*); done\Z", line)
     if loop:
         for number in loop[2].split():
-            yield from _commands(loop[3].replace(f"${loop[1]}", number))
+            body = re.sub(rf"\${loop[1]}\b|\b{loop[1]}(?= \*)", number, loop[3])
+            yield from _commands(body)
         return
     for part in line.split("; "):
+        part = re.sub(r"\$\(\((\d+) \* (\d+)\)\)", lambda m: str(int(m[1]) * int(m[2])), part)
         if "$(" in part or "|" in part or "<" in part or ">" in part:
             raise Unknown(line)
-        part = re.sub(r"\$\(\((\d+) \* (\d+)\)\)", lambda m: str(int(m[1]) * int(m[2])), part)
         yield shlex.split(part)
 
 
@@ -191,6 +203,10 @@ class Commands:
         known = {"put": self.put, "first": self.first, "hd": self.hexdump, "sum": self.sha}
         if words[0] in known:
             return known[words[0]](words)
+        if words[0] == "losetup":
+            return self._print([])
+        if words[:2] == ["blockdev", "--getsz"]:
+            return self._print([str(self.player.device(words[2]).sectors)])
         if words[0] != "dmsetup":
             raise Unknown(" ".join(words))
         verb = words[1].replace("reload", "load")

@@ -6,8 +6,7 @@ reads like the case that it repeats.
 """
 
 import hashlib
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from dmspec.runtime import control
 from dmspec.runtime.backing import SparseMemory
@@ -61,11 +60,27 @@ def dump(data: bytes) -> str:
     return "\n".join([*lines, f"{len(data):08x}"])
 
 
+class Notes:
+    """An observer that keeps what happens, without what the schedule has to do with it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, step: int, time_ns: int, lane: str, text: str) -> None:
+        del step, time_ns
+        self.lines.append(f"{lane}: {text}")
+
+    def place(self, part: str) -> int:
+        """Where the first line is that has this in it."""
+        return next(place for place, line in enumerate(self.lines) if part in line)
+
+
 class Machine:
     """Disks ``loop0``, ``loop1``, ...; every call runs the engine until it has ended."""
 
     def __init__(self, chooser: Chooser | None = None, era: str = "now", disks: int = 3) -> None:
-        self.engine = SimEngine(chooser)
+        self.notes = Notes()
+        self.engine = SimEngine(chooser, self.notes)
         self.stack = Stack(self.engine, ERAS[era], dict(TYPES))
         for number in range(disks):
             self.stack.add_disk(f"loop{number}", DISK_SECTORS, SparseMemory())
@@ -152,9 +167,14 @@ class Machine:
         assert isinstance(answer, list)
         return answer
 
+    def writing(self, name: str, sector: int, data: bytes) -> Bio:
+        return Bio(Op.WRITE, self.named(name), sector, len(data) // 512, data)
+
+    def reading(self, name: str, sector: int, count: int) -> Bio:
+        return Bio(Op.READ, self.named(name), sector, count, bytearray(count * 512))
+
     def write(self, name: str, sector: int, data: bytes) -> int:
-        status = self.io([Bio(Op.WRITE, self.named(name), sector, len(data) // 512, data)])[0]
-        return status
+        return self.io([self.writing(name, sector, data)])[0]
 
     def put(self, name: str, sector: int, seed: str, count: int) -> int:
         """Piece by piece; the first failure ends it."""
@@ -166,7 +186,7 @@ class Machine:
         return 0
 
     def read(self, name: str, sector: int, count: int) -> bytes | None:
-        bio = Bio(Op.READ, self.named(name), sector, count, bytearray(count * 512))
+        bio = self.reading(name, sector, count)
         return bytes(bio.buf) if not self.io([bio])[0] else None
 
     def first(self, name: str, sector: int) -> str:
@@ -206,6 +226,36 @@ class Machine:
         assert self.resume("org") == 0
 
 
-def schedules(length: int, width: int) -> list[list[int]]:
-    """Every list of that many picks below ``width``."""
-    return [list(picks) for picks in itertools.product(range(width), repeat=length)]
+class Tree:
+    """Picks along a path and keeps how many there were to pick from, so that the next path can be told."""
+
+    def __init__(self, path: list[int]) -> None:
+        self.path = path
+        self.counts: list[int] = []
+
+    def choose(self, count: int) -> int:
+        place = len(self.counts)
+        self.counts.append(count)
+        return self.path[place] if place < len(self.path) else 0
+
+    def next_path(self) -> list[int] | None:
+        """The next path in the order of a dictionary; ``None`` behind the last."""
+        path = [*self.path, *[0] * (len(self.counts) - len(self.path))]
+        while path:
+            path[-1] += 1
+            if path[-1] < self.counts[len(path) - 1]:
+                return path
+            path.pop()
+        return None
+
+
+def every_schedule(limit: int) -> Iterator[Tree]:
+    """A chooser for each way in which a case can go; the case has to use it up before it asks for the next."""
+    path: list[int] | None = []
+    for _ in range(limit):
+        if path is None:
+            return
+        tree = Tree(path)
+        yield tree
+        path = tree.next_path()
+    assert path is None, f"more than {limit} schedules"

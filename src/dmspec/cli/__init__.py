@@ -12,6 +12,8 @@ from dmspec.cli.group import CommandEntry, DmspecGroup
 
 # In the order in which `dmspec --help` shows them: along a user's way, not along the alphabet.
 COMMANDS: tuple[CommandEntry, ...] = (
+    CommandEntry("check", "dmspec.cli.check", "Parse and check specs."),
+    CommandEntry("compile", "dmspec.cli.compile", "Write a spec in another form."),
     CommandEntry("doctor", "dmspec.cli.doctor", "Say what this machine has and lacks, and how to mend it."),
 )
 
