@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dmspec.compiler import ast
 from dmspec.compiler.bind import Binder
-from dmspec.compiler.diagnostics import Related, Sink
+from dmspec.compiler.diagnostics import Related, Severity, Sink
 from dmspec.compiler.kernel import kernel_says
 from dmspec.compiler.library import Loader
 from dmspec.compiler.model import Model, ProcessModel
@@ -32,6 +32,9 @@ from dmspec.runtime.units import SECTOR_BYTES
 DISK = signature(pos("size", Kind.SIZE), opt("file", Kind.TEXT))
 DEVICE = signature(opt("uuid", Kind.TEXT, ""), flag("read-only"))
 
+# A device's name that no spec can have.
+NO_NAME = "~"
+
 # What may only be the consequence of a syntax error: not said in a file that has one.
 _CONSEQUENCES = frozenset({"DM101", "DM104", "DM105", "DM201", "DM306", "DM401", "DM402", "DM407"})
 
@@ -39,7 +42,7 @@ _CONSEQUENCES = frozenset({"DM101", "DM104", "DM105", "DM201", "DM306", "DM401",
 def check(source: Source, parsed: Parsed, sink: Sink, folder: Path | None) -> Model:
     """Check a parsed spec; what is wrong goes to ``sink``, and then the model is not whole."""
     own = Sink()
-    checker = Checker(Context(own), source, parsed, folder)
+    checker = Checker(Context(own, sink), source, parsed, folder)
     model = checker.run()
     damaged = any(one.damaged for _, one in checker.loader.parsed)
     left_out = [span for _, one in checker.loader.parsed for span in one.left_out]
@@ -54,7 +57,7 @@ def check_statements(source: Source, parsed: Parsed, sink: Sink, folder: Path | 
                      devices: Collection[str] | None) -> Model:
     """Check loose statements against the names of a plan; the model has one process, without a name."""
     own = Sink()
-    checker = Checker(Context(own), source, parsed, folder)
+    checker = Checker(Context(own, sink), source, parsed, folder)
     names = checker.context.names
     names.disks.update(dict.fromkeys(one.name for one in plan.disks))
     names.devices.update(dict.fromkeys(one.name for one in plan.devices))
@@ -238,6 +241,21 @@ class Checker:
                                      line.span, found=f"`{line.text}`", kernel=refusal.message)
                 sizes[name] = None if said else size
             sizes.setdefault(name, None)
+        self._ask_about_loads(sizes)
+
+    def _ask_about_loads(self, sizes: dict[str, int | None]) -> None:
+        """The same for tables that operations load: what is known of a device's size is what it began with."""
+        if self.context.sink.has_errors:
+            return
+        # A device's size can change while the spec runs; a disk's cannot.
+        known = {name: size if name in self.context.names.disks else None for name, size in sizes.items()}
+        known.update(dict.fromkeys(self.context.names.created))
+        for texts, (lines, scope) in self.tables.loaded.items():
+            said, _ = kernel_says(list(texts), known, ERAS[self.context.era], NO_NAME)
+            for refusal in said:
+                line = lines[min(max(refusal.line, 0), len(lines) - 1)]
+                self.context.say("DM307", f"loading this table will fail with {refusal.errno}", line.span, scope,
+                                 found=f"`{line.text}`", kernel=refusal.message, severity=Severity.WARNING)
 
     # ---- what is done
 

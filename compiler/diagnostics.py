@@ -113,14 +113,14 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     return f"did you mean `{one}`?" if one else ""
 
 
-def listed(names: Collection[str], *, most: int = 12) -> str:
+def listed(names: Collection[str], word: str = "and", *, most: int = 12) -> str:
     """Names for a sentence: "`a`, `b` and `c`", cut where there are too many."""
     ordered = [f"`{name}`" for name in names]
     if len(ordered) > most:
         return ", ".join(ordered[:most]) + f" and {len(ordered) - most} more"
     if len(ordered) < 2:
         return "".join(ordered)
-    return ", ".join(ordered[:-1]) + f" and {ordered[-1]}"
+    return ", ".join(ordered[:-1]) + f" {word} {ordered[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +242,11 @@ CODES: Final = _table(
     Code("DM305", "the kernel refuses the table",
          "The target's constructor, or the table's check, fails.  The kernel's own words are shown behind "
          "`dm:`."),
+    Code("DM307", "the kernel will refuse the table",
+         "The table that an operation loads here can never be loaded, so the operation will fail.  Where that is "
+         "the point, put it into `expect error EINVAL { ... }`."),
     Code("DM306", "a table without segments",
-         "A device has at least one segment."),
+         "A device has at least one segment, and so has each table that an operation loads."),
     # ---- processes, scenarios, properties
     Code("DM401", "a scenario that runs nothing",
          "`run` names the processes that run together in a scenario."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -36,12 +37,22 @@ def explain(error: UnexpectedInput, source: Source, place: int) -> Diagnostic:
     token = error.token
     accepted = {str(name) for name in error.accepts or error.expected}
     found, length = _found(token, source, place)
+    if token.type == "_NL":
+        place = _end_of_words(source.text, place)
     span = Span(source, place, place + length)
     keywords = {_pattern(name) for name in accepted}
     meant = near(str(token), {word for word in keywords if word.isalpha()}) if token.type == "NAME" else ""
     help_ = f"did you mean `{meant}`?" if meant else _HINTS.get(str(token), "")
     return Diagnostic("DM006", f"{found} cannot stand here", span, found=found,
                       expected=expectation(accepted), help=help_)
+
+
+def _end_of_words(text: str, end: int) -> int:
+    """Where the words of a line end that ends at ``end``: before a comment and the blanks around it."""
+    start = text.rfind("\n", 0, end) + 1
+    words = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^"#])*').match(text, start, end)
+    assert words is not None
+    return start + len(words[0].rstrip()) if words[0].strip() else end
 
 
 def _strange_character(source: Source, place: int) -> Diagnostic:
@@ -60,7 +71,7 @@ def _found(token: Token, source: Source, place: int) -> tuple[str, int]:
     if token.type == "$END" or place >= len(source.text):
         return "the end of the file", 0
     if token.type == "_NL":
-        return "the end of the line", 1
+        return "the end of the line", 0
     text = str(token)
     shown = text if len(text) <= 40 else text[:37] + "..."
     return (shown if token.type == "TEXT" else f"`{shown}`"), len(text)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import errno
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import cast
 
+from dmspec.runtime.dryrun import check_table
 from dmspec.runtime.eras import Era
 from dmspec.runtime.errors import errno_name
 from dmspec.runtime.registry import TARGETS
-
-_CheckTable = Callable[[list[str], Mapping[str, "int | None"], Era, str], list[tuple[int, str, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +23,31 @@ class Refusal:
 
 def kernel_says(lines: list[str], sizes: Mapping[str, int | None], era: Era,
                 own_name: str) -> tuple[list[Refusal], int | None]:
-    """Why the kernel would refuse a table, and else the device's size in sectors where that is known."""
-    check_table = _check_table()
-    said = [] if check_table is None else check_table(lines, sizes, era, own_name)
-    return [Refusal(line, message, errno_name(abs(errno))) for line, message, errno in said], _size(lines, sizes)
+    """Why the kernel would refuse a table, and the device's size in sectors where that is known.
+
+    Some constructors do I/O (a snapshot reads its COW device).  On a device of unknown size that fails here,
+    which says nothing of the real one.
+    """
+    said = check_table(lines, sizes, era, own_name)
+    unknown = {name for name, size in sizes.items() if size is None}
+    refusals = [Refusal(line, message, errno_name(error)) for line, message, error in said
+                if error != errno.EIO or not unknown.intersection(lines[line].split())]
+    return refusals, _size(lines, sizes)
 
 
-def _check_table() -> _CheckTable | None:
+def natural_length(target: str, params: list[str], sizes: Mapping[str, int | None]) -> int | None:
+    """How long a segment is whose length was left out, where that can be known."""
     try:
-        module = import_module("dmspec.runtime.dryrun")
-    except ModuleNotFoundError:
+        return TARGETS[target].natural_length(params, sizes.get)
+    except (KeyError, ValueError, IndexError):  # parameters that the target's constructor refuses
         return None
-    return cast(_CheckTable, module.check_table)
 
 
 def _size(lines: list[str], sizes: Mapping[str, int | None]) -> int | None:
     """Where a table ends: its last line says so, or leaves it to the devices below."""
     words = lines[-1].split()
     if len(words) > 2 and words[1] == "*" and words[2] in TARGETS:
-        return TARGETS[words[2]].natural_length(words[3:], sizes.get)
+        return natural_length(words[2], words[3:], sizes)
     if len(words) < 2 or not all(word.isascii() and word.isdigit() and len(word) < 20 for word in words[:2]):
         return None
     return int(words[0]) + int(words[1])

@@ -49,7 +49,7 @@ class Loader:
         source = self._source(name)
         if source is None:
             return None
-        parsed = parse(source, self.context.sink)
+        parsed = parse(source, self.context.syntax)
         library = Library(name.text, source, len(self.files))
         self.files.append(library)
         self.parsed.append((library, parsed))

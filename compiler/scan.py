@@ -88,8 +88,8 @@ def blank(text: str, start: int, end: int) -> str:
 
 
 def _first_character(text: str, end: int) -> int | None:
-    """The first character that is neither blank nor in a comment."""
-    match = re.compile(r"(?:\s|#[^\n]*)*").match(text, 0, end)
+    """The first character that is neither blank, nor in a comment, nor the end of a line."""
+    match = re.compile(r"(?:\s|;|\\\r?\n|#[^\n]*)*").match(text, 0, end)
     assert match is not None
     return match.end() if match.end() < end else None
 
@@ -186,7 +186,8 @@ class _Scanner:
 
     def _open_text(self, mark: Mark) -> None:
         self._say("DM008", "this text has no closing quote", mark, expected='a `"` in the same line')
-        self.doubtful.append(self._span(mark))
+        line_start = self.source.text.rfind("\n", 0, mark.start) + 1
+        self.doubtful.append(Span(self.source, line_start, mark.end))
         length = mark.end - mark.start
         repaired = self.source.text[mark.start : mark.end - 1].replace("\\", " ")
         self.edits.append((mark.start, mark.end, repaired + '"' if length > 1 else " "))

@@ -101,7 +101,7 @@ class Scenarios:
         name = given[0].era.text
         if name not in ERAS:
             self.context.say("DM214", f"dmspec does not know the kernel `{name}`", given[0].era.span,
-                             expected=listed(sorted(ERAS)), help_=did_you_mean(name, ERAS))
+                             expected=listed(sorted(ERAS), "or"), help_=did_you_mean(name, ERAS))
             return ""
         return name
 
@@ -111,17 +111,18 @@ class Scenarios:
         code = "DM402" if one.check.text in CHECKS else "DM212"
         message = (f"this scenario does not check `{one.check.text}`" if code == "DM402"
                    else f"there is no check `{one.check.text}`")
-        self.context.say(code, message, one.check.span,
-                         expected=listed(made) if made else "a check of this scenario",
-                         help_=did_you_mean(one.check.text, made or CHECKS)
-                         or f"add `always {one.check.text}`")
+        help_ = did_you_mean(one.check.text, made or CHECKS)
+        if not help_ and code == "DM402":
+            help_ = f"add `always {one.check.text}`"
+        self.context.say(code, message, one.check.span, help_=help_,
+                         expected=listed(made, "or") if made else "a check of this scenario")
 
     def _check(self, line: ast.Check) -> list[Check]:
         name = line.call.head.span.text
         type_ = CHECKS.get(name)
         if type_ is None:
             self.context.say("DM212", f"there is no check `{name}`", line.call.head.span,
-                             expected=listed(sorted(CHECKS)), help_=did_you_mean(name, CHECKS))
+                             expected=listed(sorted(CHECKS), "or"), help_=did_you_mean(name, CHECKS))
             return []
         if type_.later:
             self.context.comes_later(f"check `{name}`", type_.later, line.call.head.span)
@@ -136,7 +137,7 @@ class Scenarios:
         faults = [one.name for one in OPERATIONS.values() if one.is_fault]
         if name not in faults:
             what = f"`{name}` is no fault" if name in OPERATIONS else f"there is no fault `{name}`"
-            self.context.say("DM213", what, line.call.head.span, expected=listed(sorted(faults)),
+            self.context.say("DM213", what, line.call.head.span, expected=listed(sorted(faults), "or"),
                              help_=did_you_mean(name, faults))
             return []
         operation = OPERATIONS[name]

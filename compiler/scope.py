@@ -138,9 +138,13 @@ class Names:
 
 @dataclass
 class Context:
-    """What all parts of the checker share."""
+    """What all parts of the checker share.
+
+    Syntax errors go to ``syntax``, all else to ``sink``: some of that is only said where the syntax is right.
+    """
 
     sink: Sink
+    syntax: Sink
     names: Names = field(default_factory=Names)
     references: list[Reference] = field(default_factory=list)
     later: list[Diagnostic] = field(default_factory=list)

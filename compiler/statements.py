@@ -187,9 +187,9 @@ class Statements:
         inner = self._parameters(library, procedure, call, scope, calls)
         if inner is None:
             return []
-        assert isinstance(call.head, ast.Word)
         body = self.body(procedure.block, inner)
-        return [Inlined(self._place(call.span, scope), call.head.text, body)]
+        name = f"{library.name}.{procedure.name.text}" if library.name else procedure.name.text
+        return [Inlined(self._place(call.span, scope), name, body)]
 
     def _parameters(self, library: Library, procedure: ast.Procedure, call: ast.Call, scope: Scope,
                     calls: tuple[tuple[ast.Procedure, Span], ...]) -> Scope | None:
@@ -242,7 +242,7 @@ class Statements:
         name = call.head.span.text
         if name not in known:
             self.context.say("DM215", f"there is nothing to expect that is called `{name}`", call.head.span, scope,
-                             expected=f"`error` or {listed(sorted(known))}",
+                             expected=listed(["error", *sorted(known)], "or"),
                              help_=did_you_mean(name, [*known, "error"]))
             return []
         operation = OPERATIONS[known[name]]
@@ -278,7 +278,7 @@ class Statements:
         type_ = CONDITIONS.get(name)
         if type_ is None:
             self.context.say("DM211", f"there is no condition `{name}`", condition.name.span, scope,
-                             expected=listed(sorted(CONDITIONS)), help_=did_you_mean(name, CONDITIONS))
+                             expected=listed(sorted(CONDITIONS), "or"), help_=did_you_mean(name, CONDITIONS))
             return None
         if type_.later and not scope.generic:
             self.context.comes_later(f"condition `{name}`", type_.later, condition.name.span)
@@ -322,7 +322,9 @@ class Statements:
         if statement.errno is not None:
             bound = scope.resolve(statement.errno)
             errno = UNUSABLE if bound is None else self.evaluator.errno(bound.expr, bound.scope)
+        self.evaluator.trying += 1
         body = self.body(statement.block, scope)
+        self.evaluator.trying -= 1
         if errno is UNUSABLE:
             return []
         return [Caught(self._place(statement.span, scope), errno, statement.must, body)]

@@ -45,11 +45,18 @@ class Tables:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        # The tables that operations load, for the kernel to be asked about: each text once.
+        self.loaded: dict[tuple[str, ...], tuple[list[Line], Scope]] = {}
 
     def texts(self, block: ast.Block, scope: Scope) -> Any:
         """The lines of an operation's table, or UNUSABLE."""
         lines = self.lines(block, scope)
-        return UNUSABLE if lines is None else [line.text for line in lines]
+        if lines is None:
+            return UNUSABLE
+        texts = [line.text for line in lines]
+        if not scope.generic and not self.evaluator.trying:
+            self.loaded.setdefault(tuple(texts), (lines, scope))
+        return texts
 
     def lines(self, block: ast.Block, scope: Scope) -> list[Line] | None:
         """The lines of a block; ``None`` when something in it is wrong or not known."""
@@ -164,7 +171,7 @@ class Tables:
         if not help_ and name in statement_operations():
             help_ = "this is an operation, and a table holds segments"
         self.context.say("DM301", f"there is no target `{name}`", piece.call.head.span, piece.scope,
-                         expected=listed(sorted(TARGETS)), help_=help_)
+                         expected=listed(sorted(TARGETS), "or"), help_=help_)
 
 
 def _target_name(piece: _Piece) -> str:

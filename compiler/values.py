@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno as _errno
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,6 +17,11 @@ from dmspec.runtime.signature import Kind, Param
 from dmspec.runtime.units import SECTOR_BYTES
 
 MAX_NAME: Final = 127
+# What block devices answer with, which is what is usually meant.
+COMMON_ERRORS: Final = (
+    "EIO", "ENXIO", "EINVAL", "EBUSY", "ENODEV", "ENOSPC", "EAGAIN", "ENODATA", "EILSEQ", "ETIMEDOUT",
+    "EREMOTEIO", "EOPNOTSUPP", "ENOLINK", "ENOMEM", "EPERM",
+)
 ANY_LEG: Final = "any-leg"
 
 _REFERRING: Final = frozenset({
@@ -43,7 +49,8 @@ class Evaluator:
 
     ``device_index`` is set while a declared device's table is read: its names have to be declared before.
     ``any_leg`` is set in properties, where a disk can be `any-leg`.  ``assumed`` are names that exist wherever
-    the statement at hand runs, since a condition has asked for them.
+    the statement at hand runs, since a condition has asked for them.  ``trying`` counts the blocks around it in
+    which an error is expected or allowed.
     """
 
     def __init__(self, context: Context, table_of: TableOf) -> None:
@@ -52,6 +59,7 @@ class Evaluator:
         self.device_index: int | None = None
         self.any_leg = False
         self.assumed: list[str] = []
+        self.trying = 0
 
     def value(self, param: Param, bound: Bound, hints: tuple[str, ...] = (), *, sectors: bool = False) -> Any:
         """The plan's value of an argument, or UNUSABLE."""
@@ -84,7 +92,8 @@ class Evaluator:
 
     def mismatch(self, expr: ast.Expression, scope: Scope, expected: str, help_: str = "") -> Any:
         """Report a value of another kind than the one that is due."""
-        self.context.say("DM206", f"{expected} is due here", expr.span, scope,
+        due = re.split(r"[,:]", expected, maxsplit=1)[0] if ", such as" in expected or ": " in expected else expected
+        self.context.say("DM206", f"{due} is due here", expr.span, scope,
                          found=what_is(expr), expected=expected, help_=help_)
         return UNUSABLE
 
@@ -220,12 +229,13 @@ class Evaluator:
         if errno_number(expr.text) is None or not expr.text.startswith("E"):
             self.context.say("DM207", f"`{expr.text}` is no error's name", expr.span, scope,
                              expected=Kind.ERRNO.value,
-                             help_=did_you_mean(expr.text, _errno.errorcode.values()))
+                             help_=did_you_mean(expr.text, COMMON_ERRORS)
+                             or did_you_mean(expr.text, _errno.errorcode.values()))
             return UNUSABLE
         return expr.text
 
     def _word(self, param: Param, expr: ast.Expression, scope: Scope) -> Any:
-        expected = listed(param.choices) if param.choices else param.kind.value
+        expected = listed(param.choices, "or") if param.choices else param.kind.value
         if not isinstance(expr, ast.Word | ast.Template):
             return self.mismatch(expr, scope, expected)
         word = self.name(expr, scope, expected)

@@ -78,13 +78,19 @@ class SetUp(Frame):
 def prepare(plan: plans.Plan, engine: Engine, *, disk_factory: DiskFactory,
             target_types: Mapping[str, TargetType], kernel: str = "") -> World:
     """Make a world on any engine; its devices are there once ``world.setup`` has ended."""
-    stack = Stack(engine, ERAS[kernel or plan.kernel], target_types)
-    for disk in plan.disks:
-        stack.add_disk(disk.name, disk.sectors, disk_factory(disk))
-    world = World(plan, engine, stack)
+    world = furnish(plan, engine, disk_factory=disk_factory, target_types=target_types, kernel=kernel)
     world.setup = Task(engine, SETUP)
     world.setup.start(SetUp(world))
     return world
+
+
+def furnish(plan: plans.Plan, engine: Engine, *, disk_factory: DiskFactory,
+            target_types: Mapping[str, TargetType], kernel: str = "") -> World:
+    """Make a world with its disks and locks; :class:`SetUp` makes the rest."""
+    stack = Stack(engine, ERAS[kernel or plan.kernel], target_types)
+    for disk in plan.disks:
+        stack.add_disk(disk.name, disk.sectors, disk_factory(disk))
+    return World(plan, engine, stack)
 
 
 def build(plan: plans.Plan, engine: SimEngine, *, disk_factory: DiskFactory = memory_disk,

@@ -10,6 +10,7 @@ has (:meth:`~dmspec.runtime.targets.base.Target.compare_areas`, ``held``).
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -56,8 +57,9 @@ class NoDeadlock(Watch):
         stuck = stuck_processes(world)
         if not stuck:
             return None
-        return f"nothing can move, and {_and([one.name for one in stuck])} " \
-               f"{'has' if len(stuck) == 1 else 'have'} not ended: {'; '.join(wait_for(world))}"
+        verb = "has" if len(stuck) == 1 else "have"
+        names = _and([one.name for one in stuck])
+        return f"nothing can move, and {names} {verb} not ended: {'; '.join(wait_for(world))}"
 
 
 def stuck_processes(world: World) -> list[ProcessTask]:
@@ -135,8 +137,8 @@ class LegsAgree(Watch):
             differs = first_difference(areas, peek)
             if differs is not None:
                 first, sector, one, second, other_sector, two = differs
-                return f"{first} at sector {sector} holds {sector_words(one)}, " \
-                       f"{second} at sector {other_sector} {sector_words(two)}"
+                return (f"{first} at sector {sector} holds {sector_words(one)}, "
+                        f"{second} at sector {other_sector} {sector_words(two)}")
         if not compared:
             self.remark = f"no two areas of {md.name} have to be equal"
         return None
@@ -198,8 +200,8 @@ class Frozen(Watch):
             for sector in differing_sectors(before, now) if before != now else ():
                 at = sector * SECTOR_BYTES
                 if not self._written(world, name, offset + at):
-                    return f"{name} at byte {offset + at} holds {sector_words(now[at:])}, " \
-                           f"but held {sector_words(before[at:])}"
+                    return (f"{name} at byte {offset + at} holds {sector_words(now[at:])}, "
+                            f"but held {sector_words(before[at:])}")
         return None
 
     def _written(self, world: World, name: str, offset: int) -> bool:
@@ -216,7 +218,7 @@ class NoLostWrite(Watch):
 
     def at_rest(self, world: World) -> str | None:
         """Read all of it back."""
-        names = self.args["device"] or [name for name in world.stack.devices]
+        names = self.args["device"] or list(world.stack.devices)
         for name in names:
             text = self._judge(world, name)
             if text is not None:
@@ -254,7 +256,7 @@ class NoLostWrite(Watch):
 def _intervals(records: list[WriteRecord]) -> Iterator[tuple[int, int]]:
     """The ranges between all beginnings and ends."""
     edges = sorted({record.offset for record in records} | {record.end for record in records})
-    yield from zip(edges, edges[1:], strict=False)
+    yield from itertools.pairwise(edges)
 
 
 def _possible(records: list[WriteRecord], begin: int, end: int) -> list[WriteRecord]:

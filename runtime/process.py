@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dmspec.runtime.world import World
 
 # After so many invisible instructions others may run: a loop without operations must not stop everything.
-MOST_INVISIBLE: Final = 1000
+MOST_INVISIBLE: Final = 100
 
 
 class Attempt:
@@ -61,7 +61,7 @@ class ProcessTask(Task):
         self.pc = pc
         self.parent = parent
         self.root: ProcessTask = self if parent is None else parent.root
-        self.slots = [0] * process.slots if parent is None else list(parent.slots)
+        self.slots: list[int] = [0] * process.slots if parent is None else list(parent.slots)
         self.attempts: list[Attempt] = []
         self.locks: list[str] = []
         self.branches: list[ProcessTask] = []
@@ -89,8 +89,9 @@ class ProcessTask(Task):
             self.engine.note(self.name, f"waits {waiting.why}")
 
     def _waits_aloud(self) -> bool:
-        operation = OPERATIONS.get(self.code[self.pc].op)
-        return operation is None or operation.violates == NO_ERROR
+        instr = self.code[self.pc]
+        operation = OPERATIONS.get(instr.op)
+        return instr.op != "await" if operation is None else operation.violates == NO_ERROR
 
     def awaited_holds(self) -> bool:
         """Whether the condition of the ``await`` at which it stands holds."""
@@ -171,6 +172,7 @@ class Run(Frame):
         operation = OPERATIONS[instr.op]
         assert operation.perform is not None, f"{instr.op} cannot run yet"
         task.engine.note(task.name, operation.words(instr.args))
+        self.began = task.world.steps
         try:
             answer = operation.perform(task, instr.args)
         except DmError as error:
@@ -184,8 +186,8 @@ class Run(Frame):
         assert isinstance(task, ProcessTask)
         value, self.result = self.result, None
         instr = task.code[task.pc]
-        if not (isinstance(value, int) and value < 0):
-            task.engine.note(task.name, f"{instr.op}: done")
+        if task.world.steps != self.began and not (isinstance(value, int) and value < 0):
+            task.engine.note(task.name, f"{instr.op.replace('expect-', 'expect ', 1)}: done")
         return self._over(task, instr, value)
 
     def _over(self, task: ProcessTask, instr: Instr, value: Any) -> Outcome:
@@ -207,8 +209,9 @@ class Run(Frame):
         if not (task.parent is not None and task.parent.catches(number)):
             operation = OPERATIONS.get(instr.op)
             check = operation.violates if operation is not None else NO_ERROR
-            task.world.violated(check, task.root.name, f"`{_words(instr)}` of {task.name} (line {instr.line}) "
-                                                       f"ended with {errno_name(number)}")
+            where = f" (line {instr.line})" if instr.line else ""
+            task.world.violated(check, task.root.name,
+                                f"`{_words(instr)}` of {task.name}{where} ended with {errno_name(number)}")
         task.failure = (number, instr)
         return Return(-number)
 
@@ -360,8 +363,10 @@ def _number(name: str | int | None) -> int | None:
 
 
 def _unlock(task: ProcessTask, instr: Instr) -> None:
-    task.unlock(instr.args["name"])
-    task.engine.note(task.name, f"lets go of lock {instr.args['name']}")
+    name = instr.args["name"]
+    task.unlock(name)
+    if name not in task.locks:
+        task.engine.note(task.name, f"lets go of lock {name}")
     task.pc += 1
 
 

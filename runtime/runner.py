@@ -78,6 +78,7 @@ class Result:
     remarks: list[str]
     steps: int
     setup_steps: int
+    setup_events: int
     time_ns: int
     statuses: list[DeviceStatus]
     trace: traces.Trace
@@ -243,9 +244,7 @@ class Running:
     def _found(self, one: Watching, text: str | None, *, last: bool) -> None:
         if text is None:
             one.reached = True
-        elif one.check.mode == "always" and not one.text:
-            one.text = text
-        elif one.check.mode == "finally" and last:
+        elif not one.text and (one.check.mode == "always" or (last and one.check.mode == "finally")):
             one.text = text
 
     def come_to_rest(self) -> None:
@@ -362,6 +361,7 @@ class _Run:
     seed: int | None
     step_limit: int
     recorder: traces.Recorder = field(default_factory=traces.Recorder)
+    setup_events: int = 0
 
     def trace(self, schedule: traces.Schedule, verdict: str, summary: list[str]) -> traces.Trace:
         """Everything that is needed to run it again."""
@@ -384,6 +384,7 @@ def run_scenario(plan: plans.Plan, scenario_name: str, *, seed: int | None = Non
     try:
         world = build(plan, engine, disk_factory=disk_factory, target_types=target_types,
                       kernel=run.scenario.kernel)
+        run.setup_events = len(run.recorder.events)
         running = Running(world, run.scenario, seed=seed, schedule=schedule)
         at_rest = _drive(running, step_limit)
     except DmspecError as error:
@@ -423,7 +424,7 @@ def _result(run: _Run, running: Running, at_rest: bool) -> Result:
     summary = [f"{one.words}: {_word(one)}" + (f": {one.text}" if one.text else "") for one in checks]
     return Result(
         run.scenario.name, run.scenario.title, verdict, checks, running.remarks(at_rest=at_rest), running.taken,
-        running.first_step, running.engine.time_ns, running.statuses(),
+        running.first_step, run.setup_events, running.engine.time_ns, running.statuses(),
         run.trace(running.schedule(), verdict, summary))
 
 

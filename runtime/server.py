@@ -11,12 +11,13 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import control, wire
 from .backing import FileBacking, Overlay, memory_file, open_file
-from .block import Backing
+from .build import BuildError, SetUp, furnish, prepare
 from .errors import DmspecError, PlanError, StoreError, errno_name
 from .live import Abandoned, LiveEngine
 from .live_export import LiveExport
@@ -24,7 +25,6 @@ from .lockfs import LiveFreezer
 from .plan import Disk, Plan, from_bytes
 from .process import ProcessTask
 from .registry import TARGETS
-from .runner import build
 from .sim import SimEngine
 from .task import Frame, Outcome, Return, Task, Wait
 from .world import World
@@ -83,7 +83,8 @@ class MountServer:
     """One mounted plan.  ``serve`` blocks until it is unmounted; ``close`` lets everything go."""
 
     def __init__(self, plan: Plan, *, spec_folder: Path, store: Path | None = None) -> None:
-        self.plan = plan
+        # The plan's filesystems are simulated ones, for runs; on a mount there are real ones.
+        plan = self.plan = replace(plan, filesystems=[])
         self.listeners: list[Callable[[str, str], None]] = []
         if store is not None:
             store.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,7 +92,10 @@ class MountServer:
         try:
             self._try_out()
             self.engine = LiveEngine(observer=self._note)
-            self.world = build(plan, self.engine, disk_factory=self._backing, target_types=TARGETS)
+            self.world = furnish(plan, self.engine, disk_factory=self._backing, target_types=TARGETS)
+            problem = self.engine.run(SetUp(self.world), "setup")
+            if problem:
+                raise BuildError(problem)
         except BaseException:
             if hasattr(self, "engine"):
                 self.engine.stop()
@@ -103,12 +107,21 @@ class MountServer:
         self.engine.after_step = self.world.settle
         self.export = LiveExport(self.stack, self.engine)
 
-    def _backing(self, disk: Disk) -> Backing:
+    def _backing(self, disk: Disk) -> FileBacking:
         return self.disks.backings[disk.name]
 
     def _try_out(self) -> None:
         """Build the plan over copies: what goes wrong goes wrong here, with nothing changed."""
-        build(self.plan, SimEngine(), disk_factory=lambda disk: Overlay(self._backing(disk)), target_types=TARGETS)
+        engine = SimEngine()
+        world = prepare(self.plan, engine, disk_factory=lambda disk: Overlay(self._backing(disk)),
+                        target_types=TARGETS)
+        assert world.setup is not None
+        while not world.setup.ended:
+            if not engine.step():
+                waiting = world.setup.waiting
+                raise BuildError(f"the devices cannot be made: {waiting.why if waiting else 'nothing moves'}")
+        if world.setup.value:
+            raise BuildError(str(world.setup.value))
 
     def _note(self, lane: str, text: str) -> None:
         for listener in self.listeners:

@@ -132,8 +132,11 @@ class Task:
         self.engine.ready(self)
 
     def step(self) -> None:
-        """Run until the next wait, the next point where others may run, or the end."""
-        while True:
+        """Run until the next wait, the next point where others may run, or the end.
+
+        A task that was ended from outside while it was ready takes an empty step.
+        """
+        while self.frames:
             frame = self.frames[-1]
             outcome = getattr(frame, frame.at)(self)
             if type(outcome) is Enter:

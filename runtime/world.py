@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from dmspec.runtime.block import BlockDevice
 from dmspec.runtime.byte_io import WriteRanges, stream
+from dmspec.runtime.control import Remove
 from dmspec.runtime.errors import DmError
 from dmspec.runtime.filesystem import Filesystem, Filesystems
-from dmspec.runtime.task import Latch, Mutex
+from dmspec.runtime.mapped_device import MappedDevice
+from dmspec.runtime.task import Latch, Mutex, Task
 from dmspec.runtime.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from dmspec.runtime.plan import Plan
     from dmspec.runtime.process import ProcessTask
     from dmspec.runtime.stack import Stack
-    from dmspec.runtime.task import Engine, Task
+    from dmspec.runtime.task import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class World:
         self.stack = stack
         self.filesystems = Filesystems()
         stack.freezer = self.filesystems
+        stack.on_removed = self.remove_deferred
         self.locks = {lock.name: Mutex(f"lock {lock.name}") for lock in plan.locks}
         self.processes: dict[str, ProcessTask] = {}
         self.awaiting: list[ProcessTask] = []
@@ -125,6 +128,10 @@ class World:
         if found is None:
             raise DmError(errno.ENXIO)
         return Place(found, 0, found.sectors * SECTOR_BYTES)
+
+    def remove_deferred(self, md: MappedDevice) -> None:
+        """A device whose removal was deferred has been closed for the last time."""
+        Task(self.engine, f"remove {md.name}").start(Remove(md))
 
     def violated(self, check: str, process: str, text: str) -> None:
         """Keep a violation, and say so in the trace."""

@@ -10,8 +10,8 @@ import shlex
 from typing import Final
 
 from dmspec.compiler.backends.base import Backend, BackendError
+from dmspec.compiler.kernel import natural_length
 from dmspec.runtime.plan import Device, Plan
-from dmspec.runtime.registry import TARGETS
 from dmspec.runtime.units import SECTOR_BYTES, bytes_text
 
 
@@ -46,8 +46,7 @@ def _table(device: Device, sizes: dict[str, int]) -> tuple[list[str], int]:
     for line in device.table:
         words = line.split()
         if len(words) > 2 and words[1] == "*":
-            target = TARGETS.get(words[2])
-            length = None if target is None else target.natural_length(words[3:], sizes.get)
+            length = natural_length(words[2], words[3:], sizes)
             if length is None:
                 raise BackendError(f"the size of {device.name} is only known while it runs: give its segment one")
             words[1] = str(length)

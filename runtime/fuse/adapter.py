@@ -13,8 +13,8 @@ Both bindings run this same class. What the kernel believes about our files deci
   accept and ignore as a block device does; the kernel then takes the true size from our answer. ftruncate(2)
   and other sizes are EINVAL.
 * **Names live for zero seconds** in the kernel's caches, so that devices come and go at once. Attributes
-  live for one second, or every buffered write would cost a GETATTR. A lookup carries the attributes too, so
-  only fstat(2) can be late, and only with the mode.
+  live for a tenth of a second under the writeback cache, or every buffered write would cost a GETATTR. A
+  lookup carries the attributes too, so only fstat(2) can be late, and only with the mode.
 * **No extended attributes, no access, no flush.** A handler that is not there costs one request per mount; a
   handler that says no costs one per write (security.capability).
 
@@ -75,12 +75,14 @@ class Files:
         export: Export,
         sizes: KernelSizes,
         *,
+        passes_short_writes: bool,
         on_mounted: Callable[[Any | None], None],
         on_bug: Callable[[BaseException], None],
         on_end: Callable[[], None],
     ) -> None:
         self._export = export
         self._sizes = sizes
+        self._passes_short_writes = passes_short_writes
         self._on_mounted = on_mounted
         self._on_bug = on_bug
         self._on_end = on_end
@@ -147,8 +149,10 @@ class Files:
         if path == "/":
             return {"st_mode": stat.S_IFDIR | 0o700, "st_nlink": 2, **owner, **times}
         name = self._name(path, fh)
-        if fh and self._sizes.take_overrun(name):
-            fail(errno.ENOSPC)
+        if fh:
+            if self._sizes.take_overrun(name):
+                fail(errno.ENOSPC)
+            self._sizes.check(name)
         size = self._size(name)
         mode = stat.S_IFREG | (0o400 if self._is_read_only(name) else 0o600)
         self._sizes.told(name, size)
@@ -193,8 +197,7 @@ class Files:
         return self._export.read(self._handle(fh).name, offset, buffer)
 
     def write(self, fh: int, offset: int, buffer: memoryview, *, from_page_cache: bool) -> int:
-        """Write; what does not fit whole is ENOSPC under the writeback cache, though the part that fits is
-        there.
+        """Write; with libfuse 3, what does not fit whole is ENOSPC although the part that fits is written.
 
         A block device cuts such a write short. But nobody waits for the count of a write-back, whose
         write(2) has long been answered, and the kernel makes EIO of a short O_DIRECT write. As an error it
@@ -205,7 +208,7 @@ class Files:
         if from_page_cache and offset + len(buffer) > self._size(name):
             self._sizes.overrun(name)
         done = self._export.write(name, offset, buffer)
-        if done < len(buffer) and self._sizes.forget_attributes is not None:
+        if done < len(buffer) and not self._passes_short_writes:
             fail(errno.ENOSPC)
         return done
 

@@ -53,6 +53,7 @@ class Fusepy:
 
     name: BindingName = "fusepy"
     has_writeback_cache = False
+    passes_short_writes = True
 
     def __init__(self, module: ModuleType) -> None:
         self._module: Any = module
@@ -82,7 +83,7 @@ class Fusepy:
             nonempty=True,
         )
 
-    def configure(self, connection: Any) -> None:
+    def configure(self, connection: Any, *, writeback_cache: bool) -> None:
         """Do nothing: with libfuse 2 all is said in options."""
 
     def session(self) -> int:

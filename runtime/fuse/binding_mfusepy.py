@@ -15,6 +15,8 @@ from dmspec.runtime.fuse.adapter import (
 )
 from dmspec.runtime.fuse.libraries import BindingName
 
+ATTRIBUTE_SECONDS = 0.1
+
 _ATOMIC_O_TRUNC = 1 << 3
 _AUTO_INVAL_DATA = 1 << 12
 _READDIRPLUS = 1 << 13
@@ -35,6 +37,7 @@ class Mfusepy:
 
     name: BindingName = "mfusepy"
     has_writeback_cache = True
+    passes_short_writes = False
 
     def __init__(self, module: ModuleType) -> None:
         self._module: Any = module
@@ -51,17 +54,23 @@ class Mfusepy:
         allows ten threads since 3.12 and any number before, when it did not know the option.
         """
         module = self._module
-        options |= {"entry_timeout": 0, "negative_timeout": 0, "attr_timeout": 1, "max_idle_threads": THREADS}
+        options |= {
+            "entry_timeout": 0,
+            "negative_timeout": 0,
+            "attr_timeout": ATTRIBUTE_SECONDS,
+            "max_idle_threads": THREADS,
+        }
         if (module.fuse_version_major, module.fuse_version_minor) >= (3, 12):
             options["max_threads"] = THREADS
         module.fuse_operations = self._table
         members = {"files": files, "file_info": module.fuse_file_info}
         type("Session", (_Libfuse3, module.FUSE), members)(files, mountpoint, **options)
 
-    def configure(self, connection: Any) -> None:
-        """Ask for the writeback cache and for as many waiting requests as there are threads to hold them."""
+    def configure(self, connection: Any, *, writeback_cache: bool) -> None:
+        """Choose the cache, and as many waiting requests as there are threads to hold them."""
         unwanted = _ATOMIC_O_TRUNC | _AUTO_INVAL_DATA | _READDIRPLUS
-        connection.want = connection.want & ~unwanted | _WRITEBACK_CACHE & connection.capable
+        wanted = _WRITEBACK_CACHE & connection.capable if writeback_cache else 0
+        connection.want = connection.want & ~unwanted | wanted
         connection.max_write = REQUEST_BYTES
         connection.max_background = BACKGROUND_REQUESTS
         connection.congestion_threshold = BACKGROUND_REQUESTS

@@ -26,12 +26,13 @@ class Binding(Protocol):
 
     name: BindingName
     has_writeback_cache: bool
+    passes_short_writes: bool
 
     def run(self, files: Any, mountpoint: str, options: dict[str, Any]) -> None:
         """Mount, and serve until the mount has ended."""
         ...
 
-    def configure(self, connection: Any) -> None:
+    def configure(self, connection: Any, *, writeback_cache: bool) -> None:
         """Choose the connection's flags and limits; called once, while the kernel waits for them."""
         ...
 
@@ -95,9 +96,7 @@ def load(library: Library) -> ModuleType:
         try:
             module = importlib.import_module(library.module)
         except ImportError as problem:
-            raise FuseUnavailable(
-                f"the Python package {library.package} is missing", _pip(library)
-            ) from problem
+            raise FuseUnavailable(f"the Python package {library.package} is missing", _pip(library)) from problem
         finally:
             if before is None:
                 del os.environ["FUSE_LIBRARY_PATH"]
@@ -160,9 +159,7 @@ def _helper() -> Finding:
     is_root = os.geteuid() == 0
     if path:
         return Finding("fusermount3", True, not is_root, path)
-    detail = (
-        "not found; root mounts without it" if is_root else "ordinary users cannot mount without fusermount3"
-    )
+    detail = "not found; root mounts without it" if is_root else "ordinary users cannot mount without fusermount3"
     return Finding("fusermount3", False, not is_root, detail, "apt-get install fuse3")
 
 

@@ -170,11 +170,12 @@ def force_unmount(mountpoint: str | os.PathLike[str]) -> bool:
 def tune(entry: MountEntry, *, read_ahead_kib: int) -> None:
     """Ask the kernel for a block device's treatment of this mount's page cache, as far as this user may.
 
-    The kernel lets a FUSE mount have 1 % of the dirty pages that a disk may have, shared by all its files.
-    One suspended device then holds the whole share and buffered writers of every other device wait with it.
-    Only root can lift that limit; the read-ahead, 128 KiB by default, is a matter of speed alone.
+    The kernel holds a FUSE mount strictly to 1 % of the dirty pages that a machine may have, for all its
+    files together. Buffered writes to one suspended device then use up the share, and buffered writers of
+    every other device wait with them. Root can lift that (Linux 6.2); read-ahead, 128 KiB by default, is a
+    matter of speed.
     """
     folder = _BACKING_DEVICES / entry.device
-    for knob, value in (("strict_limit", 0), ("max_ratio", 100), ("read_ahead_kb", read_ahead_kib)):
+    for knob, value in (("strict_limit", 0), ("read_ahead_kb", read_ahead_kib)):
         with contextlib.suppress(OSError):
             (folder / knob).write_text(str(value))

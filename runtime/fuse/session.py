@@ -20,7 +20,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any, Literal
 
-from dmspec.runtime.fuse import mounts
+from dmspec.runtime.fuse import mounts, threads
 from dmspec.runtime.fuse.adapter import REQUEST_BYTES, Files
 from dmspec.runtime.fuse.export import Export, MountFailed, MountStuck
 from dmspec.runtime.fuse.guardian import Guardian
@@ -69,6 +69,7 @@ def serve(
     on_ready: Callable[[Mount], None] | None = None,
     on_give_up: Callable[[], None] | None = None,
     grace_seconds: float = 10.0,
+    writeback_cache: bool = True,
 ) -> None:
     """Show the export's devices as files and block until they are unmounted.
 
@@ -79,13 +80,17 @@ def serve(
     `on_give_up` is called and must make requests that wait inside the export return, if with an error; after
     another such time the mount is cut off, and MountStuck raised if requests wait even then.
 
+    With libfuse 3 the page cache writes back later, as a block device's does, unless `writeback_cache` is
+    False; then each write(2) reaches the export before it returns. `mounts.tune` tells what speaks for that
+    where the server is not root or Linux is older than 6.2.
+
     An exception other than OSError from the export is a bug: the request gets EIO, the mount ends, and the
     exception is raised here.
     """
     path = mounts.absolute(mountpoint)
     if not Path(path).is_dir():
         raise MountFailed(f"{path} is not a directory")
-    session = _Session(export, path, load_binding(binding), on_ready, on_give_up, grace_seconds)
+    session = _Session(export, path, load_binding(binding), on_ready, on_give_up, grace_seconds, writeback_cache)
     session.run(single_thread=single_thread, debug=debug)
 
 
@@ -98,14 +103,21 @@ class _Session:
         on_ready: Callable[[Mount], None] | None,
         on_give_up: Callable[[], None] | None,
         grace_seconds: float,
+        writeback_cache: bool,
     ) -> None:
         self.mountpoint = mountpoint
         self.binding = binding
         self.inbox: SimpleQueue[_Event] = SimpleQueue()
         self.sizes = KernelSizes(mountpoint, export.size_bytes)
         self._files = Files(
-            export, self.sizes, on_mounted=self._mounted, on_bug=self._bug, on_end=self._forget
+            export,
+            self.sizes,
+            passes_short_writes=binding.passes_short_writes,
+            on_mounted=self._mounted,
+            on_bug=self._bug,
+            on_end=self._forget,
         )
+        self._writeback_cache = writeback_cache and binding.has_writeback_cache
         self._on_ready = on_ready
         self._on_give_up = on_give_up
         self._grace_seconds = grace_seconds
@@ -144,6 +156,7 @@ class _Session:
 
     def _loop(self, options: dict[str, Any]) -> None:
         """Run the binding; how libfuse ends is of no interest, for it calls every abort an error."""
+        threads.exempt()
         try:
             with contextlib.suppress(RuntimeError):
                 self.binding.run(self._files, self.mountpoint, options)
@@ -156,13 +169,13 @@ class _Session:
         """Take over from libfuse, which calls this while the kernel waits for the first answer."""
         self._libfuse = self.binding.session()
         if connection is not None:
-            self.binding.configure(connection)
+            self.binding.configure(connection, writeback_cache=self._writeback_cache)
         self._entry = mounts.topmost(self.mountpoint)
         if self._entry is None:
             raise MountFailed(f"{self.mountpoint} is not in the mount table")
         assert self._guardian is not None
         self._guardian.watch(self._entry)
-        if self.binding.has_writeback_cache:
+        if self._writeback_cache:
             self.sizes.forget_attributes = self._forget_attributes
         self.inbox.put(_Event.MOUNTED)
 
@@ -250,14 +263,14 @@ class _Session:
 
     def _sync(self, folder: int | None = None) -> None:
         """Sync each file that is open for writing, all at once: a suspended one must delay no other."""
-        threads = [
+        syncs = [
             threading.Thread(target=self._sync_file, args=(name, folder), name=f"sync of {name}", daemon=True)
             for name in self._files._written_names()
         ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        for sync in syncs:
+            sync.start()
+        for sync in syncs:
+            sync.join()
 
     def _sync_file(self, name: str, folder: int | None) -> None:
         path = name if folder is not None else f"{self.mountpoint}/{name}"

@@ -2,11 +2,12 @@
 
 Under the writeback cache a program may write past the end of a device and be told that all is well, since
 the kernel takes a longer file for granted and asks nobody. `dd if=/dev/zero of=volume` would then never end.
-What a block device says is "No space left on device", and this is how ours says it: the write-back that
-reaches beyond the end fails, the file is truncated to its true size, and the next write(2), made to ask for
-the file's attributes, gets ENOSPC from that question. fsync(2) and close(2) report it in any case. A program
-so learns it up to one dirty-page limit late, as with every error of a buffered write; an O_DIRECT write
-learns it at once.
+What a block device says is "No space left on device", and this is how ours says it. While a file is being
+written the kernel asks for its attributes ten times a second, and each time its idea of the size is looked
+at. When that is too big, or a write-back reaches beyond the end, the file is truncated to its true size, and
+the next write(2), made to ask for the attributes, gets ENOSPC for an answer. fsync(2) and close(2) report it
+in any case. So a program learns it late, as with every error of a buffered write; an O_DIRECT write learns
+it at once.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ class KernelSizes:
         self._size_bytes = size_bytes
         self._told: dict[str, int] = {}
         self._overrun: set[str] = set()
-        self._correcting: set[str] = set()
+        self._repeat: dict[tuple[str, str], bool] = {}
         self._lock = threading.Lock()
         self.forget_attributes: Callable[[int], None] | None = None
 
@@ -36,13 +37,17 @@ class KernelSizes:
         """Note a size that an answer to the kernel contained; a changed one must be enforced."""
         if self._told.setdefault(name, size_bytes) != size_bytes:
             self._told[name] = size_bytes
-            self._correct_later(name)
+            self._start(name, self.refresh)
+
+    def check(self, name: str) -> None:
+        """Find out soon whether the page cache holds data beyond the end of a file."""
+        self._start(name, self._look)
 
     def overrun(self, name: str) -> None:
         """Note that the page cache held data beyond the end of a file."""
         if self.forget_attributes is not None:
             self._overrun.add(name)
-            self._correct_later(name)
+            self._start(name, self.refresh)
 
     def take_overrun(self, name: str) -> bool:
         """Tell whether a writer is still to hear that it ran over the end; asking counts as telling."""
@@ -64,17 +69,29 @@ class KernelSizes:
             if self.forget_attributes is not None:
                 self.forget_attributes(path.lstat().st_ino)
 
-    def _correct_later(self, name: str) -> None:
-        """Refresh in a thread of its own: truncate(2) may wait for the very request being answered."""
-        if self.forget_attributes is None:
-            return
-        with self._lock:
-            if name in self._correcting:
-                return
-            self._correcting.add(name)
-        threading.Thread(target=self._correct, args=(name,), name=f"size of {name}", daemon=True).start()
+    def _look(self, name: str) -> None:
+        with contextlib.suppress(OSError, KeyError):
+            if (self._mountpoint / name).lstat().st_size > self._size_bytes(name):
+                self._overrun.add(name)
+                self.refresh(name)
 
-    def _correct(self, name: str) -> None:
+    def _start(self, name: str, work: Callable[[str], None]) -> None:
+        """Work in a thread of its own: truncate(2) may wait for the very request being answered."""
+        job = (name, work.__name__)
         with self._lock:
-            self._correcting.discard(name)
-        self.refresh(name)
+            if self.forget_attributes is None:
+                return
+            is_running = job in self._repeat
+            self._repeat[job] = is_running
+            if is_running:
+                return
+        threading.Thread(target=self._run, args=(job, work), name=f"size of {name}", daemon=True).start()
+
+    def _run(self, job: tuple[str, str], work: Callable[[str], None]) -> None:
+        repeat = True
+        while repeat:
+            work(job[0])
+            with self._lock:
+                repeat = self._repeat.pop(job)
+                if repeat:
+                    self._repeat[job] = False

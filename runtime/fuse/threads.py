@@ -23,10 +23,15 @@ def _release(_nothing: int | None) -> None:
 _leave = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_release)
 
 
+def exempt() -> None:
+    """Say that Python itself started the calling thread and will take its state away."""
+    _kept.done = True
+
+
 def keep_state() -> None:
     """Keep the calling thread's Python state until the thread ends; cheap when that is done already."""
     if not hasattr(_kept, "done"):
         _kept.done = True
-        if _at_thread_exit is not None and threading.current_thread() is not threading.main_thread():
+        if _at_thread_exit is not None:
             ctypes.pythonapi.PyGILState_Ensure()
             _at_thread_exit(_leave, None, _at_thread_exit)

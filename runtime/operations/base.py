@@ -51,7 +51,7 @@ class OperationType:
             elif param.positional:
                 if value != param.default:
                     words.append(_text(param, value))
-            elif value != param.default:
+            elif value != param.default or param.kind is Kind.SIZE:
                 words.append(f"{param.name}={_text(param, value)}")
         return " ".join(words)
 

@@ -1,5 +1,8 @@
-"""Conditions that ``if`` and ``await`` ask.  What a target says of itself is read from its status words,
-as userspace does, so no condition knows a target's class."""
+"""Conditions that ``if`` and ``await`` ask.
+
+What a target says of itself is read from its status words, as userspace does, so no condition knows a
+target's class.
+"""
 
 from __future__ import annotations
 
@@ -70,6 +73,11 @@ def _suspended(process: ProcessTask, args: dict[str, Any]) -> bool:
     return md is not None and md.suspended
 
 
+def _active(process: ProcessTask, args: dict[str, Any]) -> bool:
+    md = process.world.stack.devices.get(args["device"])
+    return md is not None and md.live is not None and not md.suspended
+
+
 def _exists(process: ProcessTask, args: dict[str, Any]) -> bool:
     return args["device"] in process.world.stack.devices
 
@@ -98,6 +106,8 @@ CONDITION_TYPES: Final = (
     ConditionType("insync", signature(pos("device", Kind.DEVICE)), "Every region of its mirrors is in sync.",
                   _insync),
     ConditionType("suspended", signature(pos("device", Kind.DEVICE)), "The device is suspended.", _suspended),
+    ConditionType("active", signature(pos("device", Kind.NEW_NAME)),
+                  "The device is there, has a live table and is not suspended.", _active),
     ConditionType("exists", signature(pos("device", Kind.NEW_NAME)), "A device of that name is there.", _exists),
     ConditionType("failed", signature(pos("disk", Kind.DISK)), "A fault is on the disk.", _failed),
     ConditionType("invalid", signature(pos("device", Kind.DEVICE)), "Its snapshot is invalid.", _invalid),

@@ -45,9 +45,9 @@ def _fail(process: ProcessTask, args: dict[str, Any]) -> int:
                           first_sector=offset // SECTOR_BYTES,
                           last_sector=(offset + max(length, 1) - 1) // SECTOR_BYTES)
     disk.faults.append(fault)
-    what = "everything" if args["what"] == "all" else args["what"]
+    what = "everything fails" if args["what"] == "all" else f"{args['what']} fail"
     place = "" if args["range"] is None else f" in sectors {fault.first_sector} to {fault.last_sector}"
-    process.engine.note(disk.name, f"from now on {what}{place} fails with {args['error']}")
+    process.engine.note(disk.name, f"from now on {what}{place} with {args['error']}")
     return 0
 
 

@@ -254,14 +254,13 @@ class Mirror(Target):
         else:
             bio.complete(errno.EIO)
 
-    def held(self) -> list[str]:
-        """What is held and why, in words."""
-        if not self.holds:
-            return []
-        count = len(self.holds)
-        broken = [leg.device.name for leg in self.legs if leg.error_count]
-        why = f"since leg {' and '.join(broken)} failed" if broken else "since its log failed"
-        return [f"{count} write{'s' if count > 1 else ''} held by mirror {self.table.md.name} {why}"]
+    def held(self) -> Iterator[str]:
+        """Held writes, and since when."""
+        if self.holds:
+            count = len(self.holds)
+            broken = [leg.device.name for leg in self.legs if leg.error_count]
+            why = f"since leg {' and '.join(broken)} failed" if broken else "since its log failed"
+            yield f"{count} write{'s' if count > 1 else ''} held {why}"
 
     def compare_areas(self) -> Iterator[list[tuple[BlockDevice, int, int]]]:
         """What is equal on the legs: every region in sync without a write on its way."""

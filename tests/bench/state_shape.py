@@ -25,6 +25,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 from dmspec.runtime import control
@@ -155,7 +156,7 @@ def main() -> None:
     times: dict[str, list[float]] = {"plain": [], "generator": []}
     for _ in range(ROUNDS):
         for name, kind in (("plain", MIRROR), ("generator", GENERATOR)):
-            times[name].append(seconds(lambda kind=kind: run(kind, WRITES)) / WRITES * 1e6)
+            times[name].append(seconds(partial(run, kind, WRITES)) / WRITES * 1e6)
     for name, values in times.items():
         print(f"{name:10} {statistics.median(values):6.1f} us a 4 KiB write ({min(values):.1f} to {max(values):.1f})")
     _engine, md = run(MIRROR, 50)

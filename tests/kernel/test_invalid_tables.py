@@ -23,7 +23,8 @@ LATER = ("delay", "flakey", "dust", "log-writes", "raid", "snapshot-merge")
 
 def _cases() -> Iterator[tuple[str, list[str]]]:
     """Each table, and what was printed after it."""
-    table, printed = "", []
+    table = ""
+    printed: list[str] = []
     for line in RECORDED.read_text().splitlines():
         if line.startswith(START):
             if table:
@@ -55,11 +56,9 @@ def test_there_are_enough_of_them() -> None:
 
 def _play(player: Player, table: str, printed: list[str]) -> list[str]:
     """What differs for one table."""
-    tiny = "/dev/mapper/tiny" in table
-    if tiny:
-        sectors = TINY.pop(0)
-        log = control.create(player.stack, "tiny")
-        player.run(CreateWithTable(player.stack, log, [f"0 {sectors} linear /dev/loop2 0"]))
+    log = control.create(player.stack, "tiny") if "/dev/mapper/tiny" in table else None
+    if log is not None:
+        player.run(CreateWithTable(player.stack, log, [f"0 {TINY.pop(0)} linear /dev/loop2 0"]))
     player.stack.log_lines.clear()
     md = control.create(player.stack, "d")
     lines = [line for line in table.split("\\n") if line.strip() and not line.startswith("#")]
@@ -70,7 +69,7 @@ def _play(player: Player, table: str, printed: list[str]) -> list[str]:
         player.run(control.Remove(md))
     else:
         got.append("[exit 1]")
-    if tiny:
+    if log is not None:
         player.run(control.Remove(log))
     wanted = [line for line in printed if line and not line.startswith(("device-mapper: reload", "Command failed"))]
     return [] if sorted(got) == sorted(wanted) else [f"{table}: expected {wanted}, got {got}"]

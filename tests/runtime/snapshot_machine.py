@@ -15,7 +15,7 @@ from dmspec.runtime.block import BlockDevice, Disk
 from dmspec.runtime.eras import ERAS
 from dmspec.runtime.frames import WaitForBios
 from dmspec.runtime.mapped_device import MappedDevice
-from dmspec.runtime.sim import Chooser, SimEngine
+from dmspec.runtime.sim import Chooser, SeededChooser, SimEngine
 from dmspec.runtime.stack import Stack
 from dmspec.runtime.targets.base import Target, TargetType
 from dmspec.runtime.targets.error import ERROR
@@ -28,6 +28,7 @@ TYPES: Mapping[str, TargetType] = {
     one.name: one for one in (LINEAR, ERROR, SNAPSHOT, SNAPSHOT_ORIGIN)
 }
 DISK_SECTORS = 2048
+SNAP = "0 2048 snapshot /dev/loop0 /dev/mapper/cow"
 
 
 def pattern(seed: str, count: int, first: int = 0) -> bytes:
@@ -118,11 +119,10 @@ class Machine:
     def create(self, name: str, *lines: str) -> object:
         """Like ``dmsetup create``: when the table is refused the device goes away again."""
         control.create(self.stack, name)
-        for answer in (lambda: self.load(name, *lines), lambda: self.resume(name)):
-            error = answer()
-            if error:
-                self.remove(name)
-                return error
+        error = self.load(name, *lines) or self.resume(name)
+        if error:
+            self.remove(name)
+            return error
         return 0
 
     def status(self, name: str, *, inactive: bool = False) -> str:
@@ -224,6 +224,17 @@ class Machine:
         assert self.suspend("org") == 0
         assert self.create("snap", snapshot_table) == 0
         assert self.resume("org") == 0
+
+
+def machine(table: str = "P 8", cow_sectors: int = 512, *, seed: int | None = None) -> Machine:
+    """An origin with one snapshot, both in use; from here on the schedule is that of the seed."""
+    found = Machine()
+    found.fresh(cow_sectors)
+    found.with_origin(f"{SNAP} {table}")
+    if seed is not None:
+        found.engine.chooser = SeededChooser(seed)
+    found.notes.lines.clear()
+    return found
 
 
 class Tree:

@@ -8,13 +8,12 @@ from dmspec.runtime.bio import Op
 from dmspec.runtime.block import DiskFault
 from dmspec.runtime.sim import SeededChooser
 
-from .snapshot_machine import Machine, pattern
+from .snapshot_machine import SNAP, Machine, pattern
 
 HEADER_8 = bytes.fromhex("53 6e 41 70 01 00 00 00 01 00 00 00 08 00 00 00")
-SNAP = "0 2048 snapshot /dev/loop0 /dev/mapper/cow"
 
 
-def machine(cow_sectors: int = 512, *, seed: int | None = None, era: str = "now") -> Machine:
+def bare_machine(cow_sectors: int = 512, *, seed: int | None = None, era: str = "now") -> Machine:
     found = Machine(SeededChooser(seed) if seed is not None else None, era)
     found.fresh(cow_sectors)
     return found
@@ -41,7 +40,7 @@ def test_a_new_store_is_on_disk_when_the_table_is_loaded() -> None:
 
 
 def test_the_first_entry() -> None:
-    found = machine()
+    found = bare_machine()
     found.with_origin(f"{SNAP} P 8")
     found.put("org", 40, "B", 8)
     assert found.raw(1, 16, 8) == pattern("A", 8, 40)
@@ -52,7 +51,7 @@ def test_the_first_entry() -> None:
 def test_256_exceptions_fill_the_first_area_and_wipe_the_next() -> None:
     found = Machine()
     found.poke(0, 0, pattern("A", 2048))
-    cow = found.stack.add_disk("big", 4096, SparseMemory({page: b"\xff" * 4096 for page in range(258, 260)}))
+    cow = found.stack.add_disk("big", 4096, SparseMemory(dict.fromkeys((258, 259), b"\xff" * 4096)))
     assert found.create("snap", "0 2048 snapshot loop0 big P 8") == 0
     assert found.create("org", "0 2048 snapshot-origin loop0") == 0
     assert found.put("org", 0, "B", 255 * 8) == 0
@@ -66,15 +65,14 @@ def test_256_exceptions_fill_the_first_area_and_wipe_the_next() -> None:
     assert found.status("snap") == "0 2048 snapshot 2072/4096 24"
     snapshot = found.snapshot("snap")
     assert snapshot.complete == {chunk: chunk + 2 for chunk in range(256)}
-    assert found.sum("snap", 0, 2048) == "feebb0e9e794ec160f07d6a5a40327c8a69ab000e28d8eaf9cf800c5da9bbfd0" or \
-        found.read("snap", 0, 2048) == pattern("A", 2048)
+    assert found.read("snap", 0, 2048) == pattern("A", 2048)
 
 
 # The order of what reaches the disk
 
 
 def test_copies_under_way_together_cost_one_write_of_the_area() -> None:
-    found = machine()
+    found = bare_machine()
     found.with_origin(f"{SNAP} P 8")
     found.notes.lines.clear()
     assert found.io([found.writing("org", 0, pattern("B", 40))]) == [0]
@@ -85,7 +83,7 @@ def test_copies_under_way_together_cost_one_write_of_the_area() -> None:
 
 def test_data_is_flushed_before_its_entry_and_the_origin_comes_last() -> None:
     for seed in range(40):
-        found = machine(seed=seed)
+        found = bare_machine(seed=seed)
         found.with_origin(f"{SNAP} P 8")
         found.notes.lines.clear()
         assert found.put("org", 0, "B", 8) == 0
@@ -95,7 +93,7 @@ def test_data_is_flushed_before_its_entry_and_the_origin_comes_last() -> None:
 
 
 def test_the_next_area_is_wiped_before_the_full_one_is_written() -> None:
-    found = machine()
+    found = bare_machine()
     found.with_origin(f"{SNAP} P 1")
     found.notes.lines.clear()
     assert found.put("snap", 0, "B", 32) == 0
@@ -104,7 +102,7 @@ def test_the_next_area_is_wiped_before_the_full_one_is_written() -> None:
 
 
 def test_entries_are_in_the_order_of_allocation_whatever_copy_ends_first() -> None:
-    found = machine()
+    found = bare_machine()
     found.with_origin(f"{SNAP} P 8")
     found.disk(0).faults.append(DiskFault((Op.READ,), delay_ns=1000, first_sector=80, last_sector=87))
     late = found.writing("org", 80, pattern("B", 8))
@@ -116,7 +114,7 @@ def test_entries_are_in_the_order_of_allocation_whatever_copy_ends_first() -> No
 
 
 def test_a_device_that_ends_with_the_last_data_chunk_of_an_area_loses_the_snapshot() -> None:
-    found = machine(34)
+    found = bare_machine(34)
     found.with_origin(f"{SNAP} P 1")
     assert found.put("snap", 0, "B", 31) == 0
     assert found.put("snap", 31, "B", 1) == errno.EIO
@@ -126,21 +124,21 @@ def test_a_device_that_ends_with_the_last_data_chunk_of_an_area_loses_the_snapsh
 
 
 def test_a_full_area_and_an_empty_one_load_with_the_data_behind_both() -> None:
-    found = machine()
+    found = bare_machine()
     found.with_origin(f"{SNAP} P 1")
     assert found.put("snap", 0, "B", 32) == 0
-    for line in (32, 33):
+    for chunk in (32, 33):
         found.remove("snap")
         assert found.create("snap", f"{SNAP} P 1") == 0
-        assert found.status("snap") == f"0 2048 snapshot {line + 3}/512 3"
+        assert found.status("snap") == f"0 2048 snapshot {chunk + 3}/512 3"
         assert found.read("snap", 0, 32) == pattern("B", 32)
-        assert found.put("snap", line, "C", 1) == 0
+        assert found.put("snap", chunk, "C", 1) == 0
     assert entries(found, 34, 3) == [(32, 35), (33, 36), (0, 0)]
 
 
 def test_an_area_that_cannot_be_written_loses_the_snapshot_and_not_the_origin() -> None:
     for seed in range(20):
-        found = machine(seed=seed)
+        found = bare_machine(seed=seed)
         found.with_origin(f"{SNAP} P 8")
         found.disk(1).faults.append(DiskFault((Op.WRITE,), errno.EIO, first_sector=8, last_sector=15))
         origin = found.writing("org", 0, pattern("B", 8))
@@ -156,7 +154,7 @@ def test_an_area_that_cannot_be_written_loses_the_snapshot_and_not_the_origin() 
 
 def test_headers_that_are_not_right() -> None:
     """Case 6 of the recording d-snapshot (Linux 6.1)."""
-    found = machine(256)
+    found = bare_machine(256)
     assert found.create("snap", f"{SNAP} P 8") == 0
     found.remove("snap")
     assert found.raw(1, 0, 1)[:16] == HEADER_8
@@ -195,11 +193,11 @@ def test_headers_that_are_not_right() -> None:
 
 
 def test_a_chunk_size_on_disk_that_is_too_high() -> None:
-    found = machine(256)
+    found = bare_machine(256)
     found.poke(1, 0, struct.pack("<IIII", 0x70416E53, 1, 1, 1 << 31))
     assert found.create("snap", f"{SNAP} P 8") == -errno.EINVAL
-    assert "err: device-mapper: persistent snapshot: invalid on-disk chunk size 2147483648: " \
-           "Chunk size is too high." in found.kernel()
+    assert ("err: device-mapper: persistent snapshot: invalid on-disk chunk size 2147483648: "
+            "Chunk size is too high.") in found.kernel()
 
 
 @pytest.mark.parametrize(("sectors", "header", "log"), [
@@ -208,7 +206,7 @@ def test_a_chunk_size_on_disk_that_is_too_high() -> None:
     (15, True, ["warning: device-mapper: persistent snapshot: zero_disk_area(0) failed"]),
 ])
 def test_a_device_without_room_for_a_header_and_an_area(sectors: int, header: bool, log: list[str]) -> None:
-    found = machine(sectors)
+    found = bare_machine(sectors)
     assert found.create("snap", f"{SNAP} P 8") == -errno.EIO
     assert found.kernel()[:-2] == log
     assert (found.raw(1, 0, 1)[:16] == HEADER_8) == header
@@ -216,7 +214,7 @@ def test_a_device_without_room_for_a_header_and_an_area(sectors: int, header: bo
 
 
 def test_a_device_that_ends_behind_the_first_area_takes_no_exception() -> None:
-    found = machine(16)
+    found = bare_machine(16)
     assert found.create("snap", f"{SNAP} P 8") == 0
     assert found.status("snap") == "0 2048 snapshot 16/16 16"
     assert found.put("snap", 0, "B", 8) == errno.EIO
@@ -224,7 +222,7 @@ def test_a_device_that_ends_behind_the_first_area_takes_no_exception() -> None:
 
 
 def test_the_default_chunk_and_the_one_on_disk() -> None:
-    found = machine()
+    found = bare_machine()
     assert found.create("snap", f"{SNAP} P 0") == 0
     assert found.table("snap") == "0 2048 snapshot 7:0 254:0 P 32"
     found.remove("snap")
@@ -236,7 +234,7 @@ def test_the_default_chunk_and_the_one_on_disk() -> None:
 
 def test_a_transient_store_starts_at_the_start_and_writes_data_only() -> None:
     """Case 3 of the recording, with chunks of 8 sectors."""
-    found = machine(64)
+    found = bare_machine(64)
     found.poke(1, 0, pattern("cow", 64))
     found.with_origin(f"{SNAP} N 8")
     assert found.status("snap") == "0 2048 snapshot 0/64 0"
@@ -261,6 +259,6 @@ def test_a_transient_store_starts_at_the_start_and_writes_data_only() -> None:
 
 
 def test_before_there_was_an_overflow_store_the_second_letter_means_nothing() -> None:
-    found = machine(era="2.6.34")
+    found = bare_machine(era="2.6.34")
     assert found.create("snap", f"{SNAP} PO 8") == 0
     assert found.table("snap") == "0 2048 snapshot 7:0 254:0 P 8"

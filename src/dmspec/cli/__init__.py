@@ -13,7 +13,12 @@ from dmspec.cli.group import CommandEntry, DmspecGroup
 # In the order in which `dmspec --help` shows them: along a user's way, not along the alphabet.
 COMMANDS: tuple[CommandEntry, ...] = (
     CommandEntry("check", "dmspec.cli.check", "Parse and check specs."),
+    CommandEntry("run", "dmspec.cli.run", "Run a spec's scenarios and say what happened."),
+    CommandEntry("replay", "dmspec.cli.replay", "Run a kept trace again, byte for byte."),
     CommandEntry("compile", "dmspec.cli.compile", "Write a spec in another form."),
+    CommandEntry("mount", "dmspec.cli.mount", "Show a spec's devices as files."),
+    CommandEntry("do", "dmspec.cli.do", "Do something to a mounted stack, or show its status."),
+    CommandEntry("umount", "dmspec.cli.umount", "Unmount a stack and take it down."),
     CommandEntry("doctor", "dmspec.cli.doctor", "Say what this machine has and lacks, and how to mend it."),
 )
 

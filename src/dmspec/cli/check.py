@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 import click
 
 from dmspec.cli.output import EXIT_OK, EXIT_USAGE, die, print_json, stdout
-
-if TYPE_CHECKING:
-    from dmspec.compiler.diagnostics import Diagnostic
 
 CHECK_SHAPE_VERSION = 1
 
@@ -29,6 +23,7 @@ def command(files: tuple[str, ...], as_json: bool, explain: str | None) -> int:
         return _explain(explain)
     if not files:
         raise click.UsageError("Missing argument 'FILE...'.")
+    from dmspec.cli.plans import show_diagnostics
     from dmspec.compiler import compile_file
 
     found = {name: compile_file(name, allow_later=True) for name in files}
@@ -43,24 +38,10 @@ def command(files: tuple[str, ...], as_json: bool, explain: str | None) -> int:
         print_json("dmspec_check", CHECK_SHAPE_VERSION, body)
     else:
         for name, one in found.items():
-            show(one.diagnostics)
+            show_diagnostics(one.diagnostics)
             if one.ok:
                 stdout().print(f"{name}: ok", markup=False)
     return EXIT_USAGE if wrong else EXIT_OK
-
-
-def show(diagnostics: list[Diagnostic]) -> None:
-    """Write diagnostics to stderr, for any command that reads a spec; in colour on a terminal."""
-    from dmspec.cli.output import stderr
-    from dmspec.compiler.render import render, summary
-
-    if not diagnostics:
-        return
-    console = stderr()
-    color = console.is_terminal and not console.no_color
-    click.echo(render(diagnostics, color=color), err=True, color=color)
-    click.echo(f"{summary(diagnostics)}", err=True)
-    sys.stderr.flush()
 
 
 def _explain(code: str) -> int:

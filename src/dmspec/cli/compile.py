@@ -25,7 +25,7 @@ COMPILE_SHAPE_VERSION = 1
               help="Print what happened as JSON (shape dmspec_compile, version 1); needs -o.")
 def command(file: str, form: str, output: str | None, as_json: bool) -> int:
     """Check a spec and write it in another form: `plan` is what the runtime loads."""
-    from dmspec.cli.check import show
+    from dmspec.cli.plans import show_diagnostics
     from dmspec.compiler import compile_file
     from dmspec.compiler.backends import BACKENDS, BackendError
     from dmspec.compiler.diagnostics import did_you_mean
@@ -42,7 +42,7 @@ def command(file: str, form: str, output: str | None, as_json: bool) -> int:
         raise click.UsageError("--json prints to stdout, so the form needs a file: -o FILE.")
     compiled = compile_file(file)
     if not as_json:
-        show(compiled.diagnostics)
+        show_diagnostics(compiled.diagnostics)
     contents = b""
     if compiled.plan is not None:
         try:

@@ -37,11 +37,12 @@ def command(file: str, directory: str, store: str | None, binding: str, *, foreg
 
     plan = load_plan(file)
     choice = pick_binding()
-    if binding == "auto" and choice.name is None:
-        die(EXIT_MACHINE, "this machine cannot mount yet; `dmspec doctor` says what is missing")
+    if binding == "auto" and choice.binding is None:
+        die(EXIT_MACHINE, f"{choice.unavailable()}\n`dmspec doctor` says more")
     mountpoint = Path(directory).resolve()
-    how = {"spec_folder": Path(file).resolve().parent, "store": Path(store).resolve() if store else None,
-           "binding": binding}
+
+    def serve(tell: Callable[[], None]) -> None:
+        _serve(plan, mountpoint, tell, Path(file).resolve().parent, Path(store).resolve() if store else None, binding)
 
     def ready() -> None:
         if not quiet:
@@ -49,15 +50,15 @@ def command(file: str, directory: str, store: str | None, binding: str, *, foreg
             click.echo(f"mounted at {directory}: {names or 'no devices'}")
 
     if foreground:
-        _serve(plan, mountpoint, ready, **how)
+        serve(ready)
         return EXIT_OK
-    status = _in_background(lambda tell: _serve(plan, mountpoint, tell, **how), mountpoint)
+    status = _in_background(serve, mountpoint)
     if status == EXIT_OK:
         ready()
     return status
 
 
-def _serve(plan: "Plan", mountpoint: Path, ready: Callable[[], None], *, spec_folder: Path, store: Path | None,
+def _serve(plan: "Plan", mountpoint: Path, ready: Callable[[], None], spec_folder: Path, store: Path | None,
            binding: str) -> None:
     """Bring the stack up, mount it, and take it down at the end; known failures leave as `Failure`."""
     from dmspec.runtime import wire
@@ -106,7 +107,7 @@ def _in_background(serve: Callable[[Callable[[], None]], None], mountpoint: Path
     os.close(writer)
     with open(reader, encoding="utf-8") as pipe:
         said = pipe.read()
-    answer = json.loads(said) if said else {"exit": EXIT_INTERNAL, "problem": f"the mount ended at once; see {log}"}
+    answer: dict[str, Any] = json.loads(said) if said else {"exit": EXIT_INTERNAL, "problem": f"the mount ended at once; see {log}"}
     if "problem" in answer:
         raise Failure(int(answer["exit"]), str(answer["problem"]))
     return EXIT_OK
