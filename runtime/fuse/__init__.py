@@ -8,7 +8,8 @@
 | libraries | which binding this machine can use, and what it lacks |
 | sizes | the kernel's idea of a file's size |
 | session | a mount's life: signals, sync, unmount |
-| guardian | the process that cleans up after a killed server |
+| guardian | the process that works on the mount from outside and cleans up after a killed server |
+| helper | our end of the guardian |
 | mounts | the mount table, unmounting and cutting off |
 """
 

@@ -16,9 +16,11 @@ from pathlib import Path
 
 FILESYSTEM_TYPE = "fuse.dmspec"
 
-_MNT_FORCE = 1
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_FSCONFIG_CMD_CREATE = 6
+_CLOSE_ON_EXEC = 1
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
 _BACKING_DEVICES = Path("/sys/class/bdi")
 
@@ -135,20 +137,46 @@ def unmount_exactly(entry: MountEntry) -> bool:
     return True
 
 
-def abort(entry: MountEntry) -> bool:
-    """Make every request of a FUSE mount fail now, also those a server never answers; tell whether that
-    worked.
+def _control_folder() -> int:
+    """Open the folder of all FUSE connections, from a mount of fusectl that only this descriptor knows.
 
-    The connection's abort file belongs to the mounting user. Where fusectl is not mounted, as in most
-    containers, root has MNT_FORCE, which does the same; an ordinary user then has to end the server.
+    Containers rarely have fusectl mounted, and a mount of our own that others see would be one more to take away.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    context = libc.syscall(_FSOPEN, b"fusectl", _CLOSE_ON_EXEC)
+    if context < 0:
+        raise OSError(ctypes.get_errno(), "no fusectl")
+    try:
+        libc.syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        folder = int(libc.syscall(_FSMOUNT, context, _CLOSE_ON_EXEC, 0))
+    finally:
+        os.close(context)
+    if folder < 0:
+        raise OSError(ctypes.get_errno(), "no fusectl")
+    return folder
+
+
+def abort(entry: MountEntry) -> bool:
+    """Make every request of a FUSE mount fail now, also those a server never answers; tell whether that worked.
+
+    This also reaches a mount that was detached. The connection's abort file belongs to the mounting user; where
+    fusectl is not mounted only root can get at it, and an ordinary user has to end the server.
     """
     try:
-        (entry.connection / "abort").write_text("1")
+        entry.connection.joinpath("abort").write_text("1")
     except OSError:
         try:
-            _umount2(entry.path, _MNT_FORCE | _UMOUNT_NOFOLLOW)
-        except OSError as problem:
-            return problem.errno == errno.EBUSY
+            folder = _control_folder()
+        except OSError:
+            return False
+        try:
+            abort_file = os.open(f"{entry.connection.name}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)
+            os.write(abort_file, b"1")
+            os.close(abort_file)
+        except OSError:
+            return False
+        finally:
+            os.close(folder)
     return True
 
 

@@ -8,7 +8,6 @@ return, so that the caller may tear its devices down.
 """
 
 import contextlib
-import errno
 import os
 import signal
 import threading
@@ -23,7 +22,7 @@ from typing import Any, Literal
 from dmspec.runtime.fuse import mounts, threads
 from dmspec.runtime.fuse.adapter import REQUEST_BYTES, Files
 from dmspec.runtime.fuse.export import Export, MountFailed, MountStuck
-from dmspec.runtime.fuse.guardian import Guardian
+from dmspec.runtime.fuse.helper import Guardian
 from dmspec.runtime.fuse.libraries import Binding, load_binding
 from dmspec.runtime.fuse.sizes import KernelSizes
 
@@ -108,7 +107,8 @@ class _Session:
         self.mountpoint = mountpoint
         self.binding = binding
         self.inbox: SimpleQueue[_Event] = SimpleQueue()
-        self.sizes = KernelSizes(mountpoint, export.size_bytes)
+        self._guardian = Guardian(mountpoint)
+        self.sizes = KernelSizes(self._guardian, export.size_bytes)
         self._files = Files(
             export,
             self.sizes,
@@ -121,7 +121,6 @@ class _Session:
         self._on_ready = on_ready
         self._on_give_up = on_give_up
         self._grace_seconds = grace_seconds
-        self._guardian: Guardian | None = None
         self._entry: mounts.MountEntry | None = None
         self._bugs: list[BaseException] = []
         self._libfuse: int | None = None
@@ -137,7 +136,6 @@ class _Session:
             "nosuid": True,
             "nodev": True,
         }
-        self._guardian = Guardian(self.mountpoint)
         loop = threading.Thread(target=self._loop, args=(options,), name="fuse", daemon=True)
         try:
             with _signals(self.inbox):
@@ -173,7 +171,6 @@ class _Session:
         self._entry = mounts.topmost(self.mountpoint)
         if self._entry is None:
             raise MountFailed(f"{self.mountpoint} is not in the mount table")
-        assert self._guardian is not None
         self._guardian.watch(self._entry)
         if self._writeback_cache:
             self.sizes.forget_attributes = self._forget_attributes
@@ -240,46 +237,11 @@ class _Session:
                 return False
 
     def _unmount(self) -> None:
-        """Write back and unmount; when files are still open, detach, write back again and hang up."""
-        if self._entry is None:
-            return
-        self._sync()
-        try:
-            mounts.unmount(self.mountpoint)
-        except OSError as problem:
-            if problem.errno != errno.EBUSY:
-                return
-        else:
-            return
+        """Have the mount written back and taken away, and hang up on programs that keep files open."""
         with contextlib.suppress(OSError):
-            root = os.open(self.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                mounts.unmount_exactly(self._entry)
-                self._sync(root)
+            if not self._guardian.leave(sorted(self._files._written_names())):
                 self._exit()
-                os.fstatvfs(root)
-            finally:
-                os.close(root)
-
-    def _sync(self, folder: int | None = None) -> None:
-        """Sync each file that is open for writing, all at once: a suspended one must delay no other."""
-        syncs = [
-            threading.Thread(target=self._sync_file, args=(name, folder), name=f"sync of {name}", daemon=True)
-            for name in self._files._written_names()
-        ]
-        for sync in syncs:
-            sync.start()
-        for sync in syncs:
-            sync.join()
-
-    def _sync_file(self, name: str, folder: int | None) -> None:
-        path = name if folder is not None else f"{self.mountpoint}/{name}"
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+                self._guardian.poke()
 
     def _exit(self) -> None:
         with self._libfuse_lock:

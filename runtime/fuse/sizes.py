@@ -11,10 +11,10 @@ it at once.
 """
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
+
+from dmspec.runtime.fuse.helper import Guardian
 
 
 class KernelSizes:
@@ -24,8 +24,8 @@ class KernelSizes:
     whose kernel cache needs all this, and without it nothing here does anything but remember.
     """
 
-    def __init__(self, mountpoint: str, size_bytes: Callable[[str], int]) -> None:
-        self._mountpoint = Path(mountpoint)
+    def __init__(self, guardian: Guardian, size_bytes: Callable[[str], int]) -> None:
+        self._guardian = guardian
         self._size_bytes = size_bytes
         self._told: dict[str, int] = {}
         self._overrun: set[str] = set()
@@ -62,16 +62,15 @@ class KernelSizes:
         This waits for write-backs under way, so it must not be called while the device is suspended.
         """
         with contextlib.suppress(OSError, KeyError):
-            path = self._mountpoint / name
             size_bytes = self._size_bytes(name)
             self._told[name] = size_bytes
-            os.truncate(path, size_bytes)
+            inode = self._guardian.truncate(name, size_bytes)
             if self.forget_attributes is not None:
-                self.forget_attributes(path.lstat().st_ino)
+                self.forget_attributes(inode)
 
     def _look(self, name: str) -> None:
         with contextlib.suppress(OSError, KeyError):
-            if (self._mountpoint / name).lstat().st_size > self._size_bytes(name):
+            if self._guardian.size(name) > self._size_bytes(name):
                 self._overrun.add(name)
                 self.refresh(name)
 

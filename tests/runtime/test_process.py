@@ -205,7 +205,7 @@ def test_an_event_of_a_device_that_comes_later_counts_from_zero() -> None:
 
 # Conditions
 
-STATES = {
+STATES: dict[str, tuple[list[Instr], dict[str, Any]]] = {
     "event": ([op("rename", device="d", new_name="e"), op("rename", device="e", new_name="d")], {"device": "d"}),
     "insync": ([op("create", name="m", table=["0 2048 linear pv1 0"])], {"device": "m"}),
     "suspended": ([op("suspend", device=["d"])], {"device": "d"}),

@@ -1,0 +1,171 @@
+"""One logic, two engines: the same spec ends with the same bytes on every disk, simulated and live.
+
+The corpus is every stack with every sequence of operations that it can take; besides the bytes, the
+status and table lines, event numbers and the kernel log are compared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmspec.compiler import compile_text
+from dmspec.runtime.backing import memory_file
+from dmspec.runtime.build import SetUp, build, furnish
+from dmspec.runtime.control import status_lines
+from dmspec.runtime.live import LiveEngine
+from dmspec.runtime.plan import Plan
+from dmspec.runtime.process import ProcessTask
+from dmspec.runtime.registry import OPERATIONS, TARGETS
+from dmspec.runtime.server import RunProcess
+from dmspec.runtime.sim import SeededChooser, SimEngine
+from dmspec.runtime.world import World
+
+DEADLINE_S = 30.0
+
+DISKS = "disk a 2MiB\ndisk b 2MiB\ndisk c 2MiB\ndisk log 64KiB\ndisk cow 1MiB\n"
+
+# The device that the operations are done to is always called top.
+STACKS = {
+    "linear": "device top { linear a }",
+    "segments": "device top { 512KiB linear a @64KiB  512KiB linear b  64KiB zero  64KiB linear c @1MiB }",
+    "striped": "device top { striped a b c chunk=32KiB }",
+    "zero": "device top { 1MiB zero }",
+    "error": "device top { 1MiB error }",
+    "half-error": "device top { 512KiB linear a  512KiB error }",
+    "mirror": "device top { mirror a b log=core region=128KiB nosync handle_errors }",
+    "mirror-sync": "device top { mirror a b c log=core region=128KiB }",
+    "mirror-disk": "device top { mirror a b log=log region=128KiB handle_errors }",
+    "mirror-keep": "device top { mirror a b log=log region=64KiB nosync handle_errors keep_log }",
+    "over-mirror": "device legs { mirror a b log=log region=128KiB handle_errors }\ndevice top { linear legs }",
+    "origin": "device base { linear a }\ndevice snap { snapshot base cow P chunk=4KiB }\n"
+              "device top { snapshot-origin base }",
+    "origin-two": "device base { linear a }\ndevice s1 { snapshot base cow P chunk=16KiB }\n"
+                  "device s2 { snapshot base c N chunk=4KiB }\ndevice top { snapshot-origin base }",
+    "snapshot": "device base { linear a }\ndevice origin { snapshot-origin base }\n"
+                "device top { snapshot base cow P chunk=8KiB }",
+    "snapshot-po": "device base { linear a }\ndevice top { snapshot base cow PO chunk=4KiB }",
+    "snapshot-mirror": "device base { mirror a b log=log region=128KiB nosync handle_errors }\n"
+                       "device snap { snapshot base cow P chunk=4KiB }\ndevice top { snapshot-origin base }",
+}
+
+SEQUENCES = {
+    "write": "write top at=0 size=300KiB",
+    "unaligned": "write top at=1000 size=70001\nwrite top at=5 size=3\nread top at=700 size=9000",
+    "small": "write top at=4KiB size=512 times=40\nflush top",
+    "rewrite": "write top at=0 size=64KiB\nwrite top at=32KiB size=64KiB\nwrite top at=0 size=4KiB fua",
+    "discard": "write top at=0 size=256KiB\ndiscard top at=64KiB size=64KiB\nread top at=0 size=256KiB",
+    "suspend": "write top at=0 size=64KiB\nsuspend top\nresume top\nwrite top at=16KiB size=64KiB",
+    "noflush": "write top at=0 size=8KiB\nsuspend top noflush nolockfs\nresume top\nwrite top at=4KiB size=8KiB",
+    "reload": "write top at=0 size=64KiB\nload top table=table-of(top)\nresume top\nwrite top at=128KiB size=8KiB",
+    "rename": "write top at=0 size=8KiB\nrename top other\nrename other top\nwrite top at=8KiB size=8KiB",
+    "fail-read": "write top at=0 size=64KiB\nfail a reads\nread top at=0 size=64KiB\nheal a\nread top at=0 size=8KiB",
+    "fail-range": "fail b reads range=0+4KiB\nread top at=0 size=64KiB\nheal b",
+    "parallel": "parallel { write top at=0 size=16KiB } { write top at=64KiB size=16KiB }",
+    "clear": "load top table=table-of(top)\nclear top\nwrite top at=0 size=4KiB",
+    "message": "message top \"hello\"",
+}
+
+# What a stack cannot do fails in the same way on both engines, so every statement may.
+ALLOWED = ("EIO", "EOPNOTSUPP", "ENOSPC", "EINVAL", "EBUSY")
+
+
+@dataclass
+class End:
+    """Where a run came to."""
+
+    disks: dict[str, bytes]
+    devices: dict[str, tuple[list[str], list[str], int]]
+    log: list[tuple[str, str]]
+
+
+def spec(stack: str, statements: str) -> Plan:
+    lines = []
+    for line in statements.splitlines():
+        for error in ALLOWED:
+            line = f"allow error {error} {{ {line} }}"
+        lines.append(line)
+    insync = "".join(f"await insync({name})\n" for name in ("top", "legs", "base") if f"device {name} {{ mirror" in stack)
+    compiled = compile_text(f"{DISKS}{stack}\nprocess app {{\n{insync}" + "\n".join(lines) + "\n}\n", "corpus")
+    assert compiled.plan is not None, [one.message for one in compiled.diagnostics]
+    return compiled.plan
+
+
+def end_of(world: World, read: Callable[[str, memoryview], None]) -> End:
+    disks = {}
+    for name, disk in world.stack.disks.items():
+        data = bytearray(disk.sectors * 512)
+        read(name, memoryview(data))
+        disks[name] = bytes(data)
+    devices = {name: (status_lines(md), status_lines(md, table=True), md.event_nr)
+               for name, md in sorted(world.stack.devices.items())}
+    return End(disks, devices, list(world.stack.log_lines))
+
+
+def simulated(plan: Plan, seed: int | None = None) -> End:
+    engine = SimEngine()
+    world = build(plan, engine, target_types=TARGETS)
+    if seed is not None:
+        engine.chooser = SeededChooser(seed)
+    process = ProcessTask(world, plan.process("app"))
+    world.processes["app"] = process
+    process.run()
+    while engine.step():
+        world.settle()
+    assert process.ended and not process.value, (process.waiting, process.value)
+    return end_of(world, lambda name, data: world.stack.disks[name].backing.read(0, data))
+
+
+def live(plan: Plan) -> End:
+    backings = {disk.name: memory_file(disk.name, disk.sectors) for disk in plan.disks}
+    engine = LiveEngine()
+    try:
+        world = engine.call(lambda: furnish(plan, engine, disk_factory=lambda disk: backings[disk.name],
+                                            target_types=TARGETS))
+        engine.after_step = world.settle
+        assert not engine.run(SetUp(world), "setup")
+        process = ProcessTask(world, plan.process("app"))
+        assert not engine.run(RunProcess(process), "app")
+        deadline = time.monotonic() + DEADLINE_S
+        while not engine.call(lambda: not engine.runnable and not engine.performing):
+            assert time.monotonic() < deadline, "the live engine does not come to rest"
+        return end_of(world, lambda name, data: backings[name].read(0, data))
+    finally:
+        engine.stop()
+        for backing in backings.values():
+            backing.close()
+
+
+def agree(plan: Plan) -> None:
+    one, other = simulated(plan), live(plan)
+    for name, data in one.disks.items():
+        assert data == other.disks[name], f"disk {name} differs"
+    assert one.devices == other.devices
+    assert one.log == other.log
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize("stack", STACKS)
+def test_engines_agree(stack: str, sequence: str) -> None:
+    agree(spec(STACKS[stack], SEQUENCES[sequence]))
+
+
+def test_the_corpus_has_every_target_and_most_operations() -> None:
+    used = {kind for text in STACKS.values() for kind in TARGETS if f" {kind} " in text.replace("{", " ")}
+    assert used == set(TARGETS)
+    words = {line.split()[0] for text in SEQUENCES.values() for line in text.splitlines()}
+    missing = {name for name, one in OPERATIONS.items()
+               if one.perform and not name.startswith("expect") and name not in words}
+    assert missing <= {"create", "remove", "sleep", "freeze", "thaw", "sha256", "delay", "detach", "heal", "write", "fail",
+                       "read"}, missing
+
+
+@settings(max_examples=25, deadline=None)
+@given(stack=st.sampled_from(sorted(STACKS)), sequences=st.lists(st.sampled_from(sorted(SEQUENCES)), min_size=2, max_size=5))
+def test_engines_agree_on_drawn_sequences(stack: str, sequences: list[str]) -> None:
+    agree(spec(STACKS[stack], "\n".join(SEQUENCES[name] for name in sequences)))
