@@ -28,8 +28,9 @@ def kernel_says(lines: list[str], sizes: Mapping[str, int | None], era: Era,
     Some constructors do I/O (a snapshot reads its COW device).  On a device of unknown size that fails here,
     which says nothing of the real one.
     """
-    said = check_table(lines, sizes, era, own_name)
-    unknown = {name for name, size in sizes.items() if size is None}
+    named = {word: sizes[word] for line in lines for word in line.split() if word in sizes}
+    said = check_table(lines, named, era, own_name)
+    unknown = {name for name, size in named.items() if size is None}
     refusals = [Refusal(line, message, errno_name(error)) for line, message, error in said
                 if error != errno.EIO or not unknown.intersection(lines[line].split())]
     return refusals, _size(lines, sizes)

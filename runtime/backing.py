@@ -115,9 +115,10 @@ class Overlay:
 class FileBacking:
     """A sparse file, or memory behind a file descriptor; ``pread`` and ``pwrite`` need no lock."""
 
-    def __init__(self, fd: int, *, durable: bool) -> None:
+    def __init__(self, fd: int, *, durable: bool, name: str = "") -> None:
         self.fd = fd
         self.durable = durable
+        self.name = name
 
     def read(self, offset: int, buffer: memoryview) -> None:
         while buffer:
@@ -164,8 +165,12 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
 def memory_file(name: str, sectors: int) -> FileBacking:
     """An anonymous sparse file in memory, for live disks that need not last."""
     fd = os.memfd_create(f"dmspec-{name}", os.MFD_CLOEXEC)
-    os.ftruncate(fd, sectors * SECTOR_BYTES)
-    return FileBacking(fd, durable=False)
+    try:
+        _resize(fd, sectors, f"disk {name}")
+    except BaseException:
+        os.close(fd)
+        raise
+    return FileBacking(fd, durable=False, name=f"disk {name}")
 
 
 def open_file(path: str, sectors: int, *, create: bool = True) -> FileBacking:
@@ -173,7 +178,7 @@ def open_file(path: str, sectors: int, *, create: bool = True) -> FileBacking:
 
     Nothing of an existing file is changed here; every refusal is a :class:`StoreError`.
     """
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     made = False
     try:
         try:
@@ -188,19 +193,30 @@ def open_file(path: str, sectors: int, *, create: bool = True) -> FileBacking:
             raise StoreError(f"{path}: a symbolic link; name the disk file itself") from None
         raise StoreError(f"{path}: {error.strerror}") from None
     try:
-        _hold(fd, path)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise StoreError(f"{path}: not a regular file")
+        _hold(fd, path)
         if made:
-            os.ftruncate(fd, sectors * SECTOR_BYTES)
+            _resize(fd, sectors, path)
         elif status.st_size != sectors * SECTOR_BYTES:
             raise StoreError(f"{path}: {status.st_size} bytes, but the spec's disk has {sectors * SECTOR_BYTES}; "
                              "change the spec, or move the file away")
     except BaseException:
+        if made:
+            os.unlink(path)
         os.close(fd)
         raise
-    return FileBacking(fd, durable=True)
+    return FileBacking(fd, durable=True, name=path)
+
+
+def _resize(fd: int, sectors: int, what: str) -> None:
+    try:
+        os.ftruncate(fd, sectors * SECTOR_BYTES)
+    except OverflowError:
+        raise StoreError(f"{what}: {sectors * SECTOR_BYTES} bytes are too many for a file") from None
+    except OSError as error:
+        raise StoreError(f"{what}: {sectors * SECTOR_BYTES} bytes: {error.strerror}") from None
 
 
 def _hold(fd: int, path: str) -> None:

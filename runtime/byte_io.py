@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from dmspec.runtime.bio import Bio, Buffer, Op
 from dmspec.runtime.block import BlockDevice
@@ -23,16 +23,29 @@ MAX_BIO_SECTORS: Final = MIB // SECTOR_BYTES
 HASH_PIECE_BYTES: Final = MIB
 
 
+class Passage(Protocol):
+    """Something that changes sectors ``first`` to ``end``; ``edges`` are those of them that it changes in part."""
+
+    @property
+    def device(self) -> BlockDevice: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def edges(self) -> tuple[int, ...]: ...
+
+
 class WriteRanges:
-    """The writes under way, by device number (``major:minor``): first sector, end, edge sectors."""
+    """The writes under way, by device number (``major:minor``)."""
 
     __slots__ = ("busy", "latches")
 
     def __init__(self) -> None:
-        self.busy: dict[str, list[WriteBytes]] = {}
+        self.busy: dict[str, list[Passage]] = {}
         self.latches: dict[str, Latch] = {}
 
-    def enter(self, write: WriteBytes) -> Wait | None:
+    def enter(self, write: Passage) -> Wait | None:
         """Enter a write, or say what it has to wait for."""
         number = write.device.number
         others = self.busy.setdefault(number, [])
@@ -43,7 +56,7 @@ class WriteRanges:
         others.append(write)
         return None
 
-    def leave(self, write: WriteBytes) -> None:
+    def leave(self, write: Passage) -> None:
         """A write is over; those that wait look again."""
         number = write.device.number
         self.busy[number].remove(write)
@@ -52,7 +65,7 @@ class WriteRanges:
             latch.release()
 
 
-def _touches(one: WriteBytes, other: WriteBytes) -> bool:
+def _touches(one: Passage, other: Passage) -> bool:
     return any(other.first <= edge < other.end for edge in one.edges)
 
 

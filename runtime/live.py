@@ -20,6 +20,7 @@ from typing import Any
 
 from .bio import Bio
 from .block import Disk, DiskIo
+from .byte_io import Passage, WriteRanges
 from .errors import DmspecError, InternalError
 from .task import Frame, Latch, Task
 
@@ -29,13 +30,12 @@ class Abandoned(DmspecError):
 
 
 class _Waiter:
-    """A thread's own end to wait for."""
+    """A thread's own end to wait for; ``event`` is there while the thread sleeps."""
 
-    __slots__ = ("abandoned", "ended", "event")
+    __slots__ = ("ended", "event")
 
     def __init__(self) -> None:
         self.ended = False
-        self.abandoned = False
         self.event: threading.Event | None = None
 
     def bio_done(self, bio: Bio) -> None:
@@ -49,26 +49,25 @@ class _Waiter:
 
 
 class LiveTask(Task):
-    """A task that tells when it has ended; ``on_end`` is called with the stack's lock held."""
+    """A task that a thread waits for."""
 
-    __slots__ = ("on_end", "waiter")
+    __slots__ = ("waiter",)
 
-    def __init__(self, engine: LiveEngine, name: str, on_end: Callable[[Task], None] | None = None) -> None:
+    def __init__(self, engine: LiveEngine, name: str) -> None:
         super().__init__(engine, name)
         self.waiter = _Waiter()
-        self.on_end = on_end
 
     def finish(self) -> None:
         super().finish()
         self.waiter.end()
-        if self.on_end is not None:
-            self.on_end(self)
 
 
 class LiveEngine:
     """See the module.
 
-    ``observer(lane, text)`` and ``after_step()`` are called under the lock.
+    ``observer(lane, text)``, ``after_step()`` and ``on_broken()`` are called under the lock and must not wait.
+    ``broken`` is set once and for ever: to what a step raised, which is a bug of ours (then ``on_broken`` is
+    called), or to :class:`Abandoned`.  From then on no step is taken, and whoever waits or asks gets an error.
     """
 
     def __init__(self, observer: Callable[[str, str], None] | None = None) -> None:
@@ -78,8 +77,9 @@ class LiveEngine:
         self.timers: list[tuple[int, int, Latch]] = []
         self.timer_count = 0
         self.broken: BaseException | None = None
-        self.waiters: list[_Waiter] = []
+        self.waiters: set[_Waiter] = set()
         self.after_step: Callable[[], None] | None = None
+        self.on_broken: Callable[[], None] | None = None
         self.performing = 0
         self._quiet = threading.Condition(self.lock)
         self._left_over = threading.Condition(self.lock)
@@ -122,14 +122,24 @@ class LiveEngine:
 
     # What threads ask
 
-    def do_bio(self, bio: Bio) -> int:
-        """Submit a bio and return its status when it has ended, however long that takes."""
+    def do_bio(self, bio: Bio, ranges: WriteRanges | None = None, passage: Passage | None = None) -> int | None:
+        """Submit a bio and return its status when it has ended, however long that takes.
+
+        With ``ranges``: enter ``passage`` there for that time, or return ``None`` at once when it would have
+        to wait.
+        """
         waiter = _Waiter()
         bio.owner = waiter
         with self.lock:
             self._check()
+            if ranges is not None and passage is not None and ranges.enter(passage) is not None:
+                return None
             bio.submit()
             self._help(waiter)
+            if ranges is not None and passage is not None:
+                ranges.leave(passage)
+                if self.runnable:
+                    self._left_over.notify()
         return bio.status
 
     def run(self, frame: Frame, name: str) -> Any:
@@ -140,13 +150,6 @@ class LiveEngine:
             task.start(frame)
             self._help(task.waiter)
         return task.value
-
-    def start(self, task: Task, frame: Frame) -> None:
-        """Let the background thread run a frame."""
-        with self.lock:
-            self._check()
-            task.start(frame)
-            self._left_over.notify()
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Run something short with the stack's lock held; what it makes ready is run as well."""
@@ -161,16 +164,12 @@ class LiveEngine:
     def abandon(self, reason: str) -> None:
         """Nothing is run from now on; threads that wait get an error.
 
-        The buffers of their bios are theirs, so first the I/O that is moving bytes has to end.
+        When this returns, no thread moves the bytes of a disk I/O any more.
         """
         with self.lock:
-            self.broken = self.broken or Abandoned(reason)
-            while self.performing:
-                self._quiet.wait()
-            for waiter in self.waiters:
-                waiter.abandoned = True
-                waiter.end()
-            self._left_over.notify()
+            if self.broken is None:
+                self._break(Abandoned(reason))
+            self._wait_until_quiet()
 
     def stop(self) -> None:
         """End the background thread; nothing is run after that."""
@@ -185,21 +184,38 @@ class LiveEngine:
         if self.broken is not None:
             raise InternalError(f"the emulator has failed: {self.broken!r}") from self.broken
 
+    def _break(self, error: BaseException) -> None:
+        """Wake everybody; they look at ``broken`` when they have the lock."""
+        self.broken = error
+        for waiter in self.waiters:
+            if waiter.event is not None:
+                waiter.event.set()
+        self._left_over.notify()
+        if self.on_broken is not None and not isinstance(error, Abandoned):
+            self.on_broken()
+
+    def _wait_until_quiet(self) -> None:
+        """A thread may only leave with an error when no other one moves the bytes of its bios."""
+        while self.performing:
+            self._quiet.wait()
+
     def _help(self, waiter: _Waiter) -> None:
         """Run what can run until this thread's own thing has ended; sleep when nothing can."""
         while not waiter.ended:
+            if self.broken is not None:
+                self._wait_until_quiet()
+                self._check()
             if self.runnable:
                 self._step()
                 continue
-            waiter.event = threading.Event()
-            self.waiters.append(waiter)
+            event = waiter.event = threading.Event()
+            self.waiters.add(waiter)
             self.lock.release()
             try:
-                waiter.event.wait()
+                event.wait()
             finally:
                 self.lock.acquire()
-            self.waiters.remove(waiter)
-            self._check()
+                self.waiters.discard(waiter)
         if self.runnable:
             self._left_over.notify()
 
@@ -212,12 +228,10 @@ class LiveEngine:
                 task.step()
             if self.after_step is not None:
                 self.after_step()
-        except Abandoned:
-            raise
         except BaseException as error:
-            self.broken = error
-            for waiter in self.waiters:
-                waiter.end()
+            if self.broken is None:
+                self._break(error)
+            self._wait_until_quiet()
             raise
 
     def _disk_io(self, io: DiskIo) -> None:
@@ -234,9 +248,9 @@ class LiveEngine:
             finally:
                 self.lock.acquire()
                 self.performing -= 1
-            if self.broken is not None:
-                self._quiet.notify_all()
-                self._check()
+                if self.broken is not None:
+                    self._quiet.notify_all()
+            self._check()
         io.complete()
 
     def _background(self) -> None:
@@ -246,7 +260,7 @@ class LiveEngine:
                 if self.runnable:
                     try:
                         self._step()
-                    except Exception:  # noqa: BLE001 -- kept in self.broken; every caller gets it from _check
+                    except Exception:  # noqa: BLE001 - kept in self.broken; every caller gets it from _check
                         return
                     continue
                 timeout_s = None

@@ -2,33 +2,73 @@
 
 Reads and writes of whole sectors go down as one bio whose data is the request's own memory.  Others
 go through :mod:`dmspec.runtime.byte_io`, which reads, changes and writes the edge sectors.
+
+FUSE knows a file by the name under which it was opened.  As an open file of the kernel does, that name goes
+on to mean the same device until the last close, also when the device has got another name meanwhile.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .bio import Bio, Op
 from .byte_io import ReadBytes, WriteBytes, WriteRanges
+from .frames import WaitForBios
 from .live import Abandoned, LiveEngine
 from .mapped_device import MappedDevice
-from .task import Frame
+from .task import Enter, Frame, Outcome, Return, Task
 from .units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from .stack import Stack
 
 
-class LiveExport:
-    """The mapped devices of a stack that have a size.  Failures are :class:`OSError`."""
+class WholeSectors:
+    """A write or discard of whole sectors, among the writes under way."""
 
-    def __init__(self, stack: Stack, engine: LiveEngine) -> None:
+    __slots__ = ("device", "end", "first")
+
+    edges: tuple[int, ...] = ()
+
+    def __init__(self, bio: Bio) -> None:
+        self.device: MappedDevice = bio.device
+        self.first = bio.sector
+        self.end = bio.sector + bio.sectors
+
+
+class InTurnWithWrites(Frame):
+    """Such a bio, when it has to wait for a write that changes a sector of its in part."""
+
+    def __init__(self, bio: Bio, ranges: WriteRanges) -> None:
+        self.bio = bio
+        self.ranges = ranges
+        self.passage = WholeSectors(bio)
+
+    def start(self, task: Task) -> Outcome:
+        del task
+        wait = self.ranges.enter(self.passage)
+        return wait if wait is not None else Enter(WaitForBios([self.bio], f"{self.bio!r}"), "done")
+
+    def done(self, task: Task) -> Outcome:
+        del task
+        self.ranges.leave(self.passage)
+        return Return(-self.bio.status)
+
+
+class LiveExport:
+    """The mapped devices of a stack that have a size.  Failures are :class:`OSError`.
+
+    ``opened`` has each name with open files: the device, and how many they are.
+    """
+
+    def __init__(self, stack: Stack, engine: LiveEngine, ranges: WriteRanges | None = None) -> None:
         self.stack = stack
         self.engine = engine
-        self.ranges = WriteRanges()
+        self.ranges = ranges if ranges is not None else WriteRanges()
+        self.opened: dict[str, tuple[MappedDevice, int]] = {}
 
     def names(self) -> Sequence[str]:
         """Devices without a table have no size and are left out."""
@@ -41,16 +81,37 @@ class LiveExport:
         return self._known(name).read_only
 
     def open(self, name: str, *, write: bool) -> None:
-        device = self._device(name)
-        if write and device.read_only:
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-        self.engine.call(lambda: self.stack.hold(device))
+        """``EBUSY`` for a new device while an older one of that name, renamed since, is still open."""
+        def hold() -> None:
+            device = self.stack.devices.get(name)
+            opened, count = self.opened.get(name, (device, 0))
+            if device is None or not device.sectors:
+                raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+            if opened is not device:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            if write and device.read_only:
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            self.stack.hold(device)
+            self.opened[name] = (device, count + 1)
+
+        self._call(hold)
 
     def close(self, name: str, *, write: bool) -> None:
         del write
-        device = self.stack.devices.get(name)
-        if device is not None:
-            self.engine.call(lambda: self.stack.release(device))
+        def release() -> None:
+            device, count = self.opened.pop(name)
+            if count > 1:
+                self.opened[name] = (device, count - 1)
+            self.stack.release(device)
+
+        if self.engine.broken is None:
+            self._call(release)
+
+    def close_all(self) -> None:
+        """The mount is gone, and with it every open file; not each of them has been closed by FUSE."""
+        for name, (_device, count) in list(self.opened.items()):
+            for _ in range(count):
+                self.close(name, write=False)
 
     def read(self, name: str, offset: int, buffer: memoryview) -> int:
         device = self._device(name)
@@ -72,7 +133,7 @@ class LiveExport:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         length = min(len(buffer), size - offset)
         if offset % SECTOR_BYTES == 0 and length % SECTOR_BYTES == 0:
-            self._do(Bio(Op.WRITE, device, offset // SECTOR_BYTES, length // SECTOR_BYTES, buffer))
+            self._do_among_writes(Bio(Op.WRITE, device, offset // SECTOR_BYTES, length // SECTOR_BYTES, buffer))
         elif length:
             self._run(WriteBytes(device, offset, bytes(buffer[:length]), ranges=self.ranges))
         return length
@@ -95,15 +156,27 @@ class LiveExport:
             self.write(name, offset, memoryview(bytes(first * SECTOR_BYTES - offset)))
         if end % SECTOR_BYTES:
             self.write(name, last * SECTOR_BYTES, memoryview(bytes(end - last * SECTOR_BYTES)))
-        self._do(Bio(Op.DISCARD, device, first, last - first))
+        self._do_among_writes(Bio(Op.DISCARD, device, first, last - first))
 
-    def _do(self, bio: Bio) -> None:
+    def _do(self, bio: Bio, passage: WholeSectors | None = None) -> bool:
+        """Whether it could be done at once; without a passage it always can."""
         try:
-            status = self.engine.do_bio(bio)
+            status = self.engine.do_bio(bio, self.ranges, passage)
         except Abandoned:
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
         if status:
             raise OSError(status, os.strerror(status))
+        return status is not None
+
+    def _do_among_writes(self, bio: Bio) -> None:
+        if not self._do(bio, WholeSectors(bio)):
+            self._run(InTurnWithWrites(bio, self.ranges))
+
+    def _call(self, function: Callable[[], None]) -> None:
+        try:
+            self.engine.call(function)
+        except Abandoned:
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
 
     def _run(self, frame: Frame) -> Any:
         try:
@@ -115,7 +188,8 @@ class LiveExport:
         return value
 
     def _known(self, name: str) -> MappedDevice:
-        device = self.stack.devices.get(name)
+        opened = self.opened.get(name)
+        device = self.stack.devices.get(name) if opened is None else opened[0]
         if device is None or not device.sectors:
             raise KeyError(name)
         return device

@@ -8,16 +8,20 @@ is done by a thread of its own while the suspend waits.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import functools
 import os
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from .errors import DmspecError
 from .live import LiveEngine
-from .task import DONE, Frame, Latch, Outcome, Return, Task, Wait
+from .task import Frame, Latch, Outcome, Return, Task, Wait
 
 if TYPE_CHECKING:
     from .mapped_device import MappedDevice
@@ -27,29 +31,39 @@ FITHAW: Final = 0xC0045878
 
 
 class LiveFreezer:
-    """``directory`` is where the devices' files are, as soon as it is mounted."""
+    """``directory`` is where the devices' files are, as soon as it is mounted.
+
+    ``frozen`` has the mountpoints that were frozen for a device, by its number: a name may change meanwhile.
+    ``on_resume`` is told of every resume, under the stack's lock.
+    """
 
     def __init__(self, engine: LiveEngine) -> None:
         self.engine = engine
         self.directory: str | None = None
         self.frozen: dict[str, list[str]] = {}
+        self.on_resume: Callable[[MappedDevice], None] | None = None
 
     def freeze(self, device: MappedDevice, task: Task) -> Frame | None:
         del task
-        if self.directory is None or not device.sectors:
+        directory = self.directory
+        if directory is None or not device.sectors:
             return None
-        return InThread(self, device.name, thaw=False)
+        number, path = device.number, os.path.join(directory, device.name)
+        return InThread(self.engine, f"what lies on {device.name} to be frozen",
+                        functools.partial(self.freeze_now, number, path))
 
     def thaw(self, device: MappedDevice) -> Frame | None:
-        if not self.frozen.get(device.name):
+        if self.on_resume is not None:
+            self.on_resume(device)
+        number = device.number
+        if not self.frozen.get(number):
             return None
-        return InThread(self, device.name, thaw=True)
+        return InThread(self.engine, f"what lies on {device.name} to be thawed",
+                        functools.partial(self.thaw_now, number))
 
-    def freeze_now(self, name: str) -> int:
+    def freeze_now(self, number: str, path: str) -> int:
         """0 or a negative errno; what was frozen before a failure is thawed again."""
-        assert self.directory is not None
-        path = os.path.join(self.directory, name)
-        frozen = self.frozen.setdefault(name, [])
+        frozen = self.frozen.setdefault(number, [])
         try:
             for loop in loops_over(path):
                 for mountpoint in mountpoints_of(loop):
@@ -58,75 +72,81 @@ class LiveFreezer:
                 _sync(f"/dev/{loop}")
             _sync(path)
         except OSError as error:
-            self.thaw_now(name)
+            self.thaw_now(number)
             return -(error.errno or errno.EIO)
         return 0
 
-    def thaw_now(self, name: str) -> int:
-        result = 0
-        for mountpoint in reversed(self.frozen.pop(name, [])):
-            try:
+    def thaw_now(self, number: str) -> int:
+        """A failure is no reason to stop a resume: the answer is always 0."""
+        for mountpoint in reversed(self.frozen.pop(number, [])):
+            with contextlib.suppress(OSError):
                 _ioctl(mountpoint, FITHAW)
-            except OSError as error:
-                result = -(error.errno or errno.EIO)
-        return result
+        return 0
+
+    def thaw_all(self) -> None:
+        """At the end of a mount: what stays frozen could never be unmounted."""
+        for number in list(self.frozen):
+            self.thaw_now(number)
 
 
 class InThread(Frame):
-    """Freeze or thaw in a thread, and wait for it."""
+    """Do something in a thread, and wait for it; the value is its answer."""
 
-    def __init__(self, freezer: LiveFreezer, name: str, *, thaw: bool) -> None:
-        self.freezer = freezer
-        self.name = name
-        self.thaw = thaw
-        self.over: int | None = None
-        self.latch = Latch(f"the {'thaw' if thaw else 'freeze'} of {name}")
+    def __init__(self, engine: LiveEngine, what: str, work: Callable[[], int]) -> None:
+        self.engine = engine
+        self.what = what
+        self.work = work
+        self.answer: int | None = None
+        self.latch = Latch(what)
 
     def start(self, task: Task) -> Outcome:
         del task
-        if self.over is not None:
-            return DONE if self.thaw else Return(self.over)
-        thread = threading.Thread(target=self._work, name=f"dmspec-lockfs-{self.name}", daemon=True)
-        thread.start()
-        self.at = "wait"
+        threading.Thread(target=self._work, name="dmspec-lockfs", daemon=True).start()
         return self._wait()
 
     def wait(self, task: Task) -> Outcome:
-        return self.start(task) if self.over is not None else self._wait()
+        del task
+        return self._wait()
 
     def _wait(self) -> Outcome:
-        return Wait(self.latch, f"for what lies on {self.name} to be {'thawed' if self.thaw else 'frozen'}")
+        self.at = "wait"
+        return Wait(self.latch, f"for {self.what}") if self.answer is None else Return(self.answer)
 
     def _work(self) -> None:
-        freezer = self.freezer
-        over = freezer.thaw_now(self.name) if self.thaw else freezer.freeze_now(self.name)
-        def tell() -> None:
-            self.over = over
-            self.latch.release()
-        freezer.engine.call(tell)
+        answer = -errno.EIO
+        try:
+            answer = self.work()
+        finally:
+            def tell() -> None:
+                self.answer = answer
+                self.latch.release()
+
+            with contextlib.suppress(DmspecError):
+                self.engine.call(tell)
 
 
 def loops_over(path: str) -> Iterator[str]:
     """The loop devices (``loop0``) whose backing file is this one."""
+    real = os.path.realpath(path)
     for backing in sorted(Path("/sys/block").glob("loop*/loop/backing_file")):
         try:
-            if backing.read_text().strip() == os.path.realpath(path):
+            if backing.read_text(errors="surrogateescape").removesuffix("\n") == real:
                 yield backing.parent.parent.name
         except OSError:
             continue
 
 
 def mountpoints_of(loop: str) -> Iterator[str]:
-    """Where a loop device is mounted."""
-    try:
-        number = Path(f"/sys/block/{loop}/dev").read_text().strip()
-    except OSError:
-        return
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        words = line.split()
-        if words[2] == number:
-            yield words[4].encode().decode("unicode_escape")
-            return
+    """One place where a loop device is mounted, and one for each of its partitions that is."""
+    numbers = set()
+    for file in (Path(f"/sys/block/{loop}/dev"), *Path(f"/sys/block/{loop}").glob(f"{loop}p*/dev")):
+        with contextlib.suppress(OSError):
+            numbers.add(file.read_text().strip())
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        words = line.split(" ")
+        if words[2] in numbers:
+            numbers.remove(words[2])
+            yield re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), words[4])
 
 
 def _ioctl(path: str, request: int) -> None:

@@ -50,7 +50,7 @@ class ProcessTask(Task):
     the root's.  ``locks`` are the names of the locks it holds, one for each ``lock`` that took it.
     """
 
-    __slots__ = ("attempts", "awaited", "branches", "code", "cursors", "failure", "locks", "over", "parent",
+    __slots__ = ("attempts", "awaited", "branches", "code", "cursors", "failure", "killed", "locks", "over", "parent",
                  "pc", "root", "said", "seen_events", "slots", "waits_for", "world", "write_count")
 
     def __init__(self, world: World, process: Process, *, parent: ProcessTask | None = None, name: str = "",
@@ -70,6 +70,7 @@ class ProcessTask(Task):
         self.awaited = Latch(f"what {self.name} awaits")
         self.waits_for: Instr | None = None
         self.said = ""
+        self.killed = False
         self.cursors: dict[str, int] = {}
         self.write_count = 0
         self.seen_events = {name: md.event_nr for name, md in world.stack.devices.items()}
@@ -128,6 +129,16 @@ class ProcessTask(Task):
         while len(self.locks) > but:
             self.unlock(self.locks[-1])
 
+    def kill(self) -> None:
+        """SIGKILL: end at once where the kernel can be interrupted, else as soon as the present call is over."""
+        self.killed = True
+        for branch in self.branches:
+            branch.kill()
+        if self.waiting is not None and self.frames[-1].interruptible:
+            self.waiting.latch.waiters.remove(self)
+            self.waiting = None
+            self.engine.ready(self)
+
     def finish(self) -> None:
         """Its last frame has returned."""
         super().finish()
@@ -139,6 +150,8 @@ class ProcessTask(Task):
 class Run(Frame):
     """Interprets the code of the process that runs it."""
 
+    interruptible = True
+
     def start(self, task: Task) -> Outcome:
         """Go to the first visible instruction and do it: being started was the scheduling point."""
         assert isinstance(task, ProcessTask)
@@ -148,6 +161,8 @@ class Run(Frame):
     def advance(self, task: Task) -> Outcome:
         """Pass over invisible instructions to the next visible one."""
         assert isinstance(task, ProcessTask)
+        if task.killed:
+            return Return(-errno.EINTR)
         for _ in range(MOST_INVISIBLE):
             instr = task.code[task.pc]
             if instr.op == "end":
@@ -162,6 +177,8 @@ class Run(Frame):
         """Do a visible instruction."""
         assert isinstance(task, ProcessTask)
         self.at = "act"
+        if task.killed:
+            return Return(-errno.EINTR)
         if task.world.halted:
             return Wait(task.world.halt, "for the end of the pause")
         instr = task.code[task.pc]
@@ -292,6 +309,8 @@ class Run(Frame):
         task.waits_for = None
         if task in task.world.awaiting:
             task.world.awaiting.remove(task)
+        if task.killed:
+            return Return(-errno.EINTR)
         condition = CONDITIONS[instr.args["condition"]]
         words = condition.words(instr.args["args"])
         if task.holds(instr):

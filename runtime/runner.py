@@ -14,7 +14,7 @@ from typing import Any, Final
 from dmspec.runtime import plan as plans
 from dmspec.runtime import trace as traces
 from dmspec.runtime.block import DiskIo
-from dmspec.runtime.build import DiskFactory, build, memory_disk
+from dmspec.runtime.build import BuildError, DiskFactory, build, memory_disk
 from dmspec.runtime.checks import Watch, stuck_processes, wait_for
 from dmspec.runtime.control import status_lines
 from dmspec.runtime.errors import DmError, DmspecError, PlanError, errno_name
@@ -387,10 +387,8 @@ def run_scenario(plan: plans.Plan, scenario_name: str, *, seed: int | None = Non
         run.setup_events = len(run.recorder.events)
         running = Running(world, run.scenario, seed=seed, schedule=schedule)
         at_rest = _drive(running, step_limit)
-    except DmspecError as error:
-        if type(error).__name__ != "InternalError" and not isinstance(error, DmError):
-            raise
-        raise _crash(run, running, error) from error
+    except BuildError:
+        raise
     except Exception as error:
         raise _crash(run, running, error) from error
     return _result(run, running, at_rest)

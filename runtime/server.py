@@ -13,12 +13,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
 
 from . import control, wire
 from .backing import FileBacking, Overlay, memory_file, open_file
 from .build import BuildError, SetUp, furnish, prepare
-from .errors import DmspecError, PlanError, StoreError, errno_name
+from .errors import DmspecError, InternalError, PlanError, StoreError, errno_name
 from .live import Abandoned, LiveEngine
 from .live_export import LiveExport
 from .lockfs import LiveFreezer
@@ -26,8 +27,18 @@ from .plan import Disk, Plan, from_bytes
 from .process import ProcessTask
 from .registry import TARGETS
 from .sim import SimEngine
-from .task import Frame, Outcome, Return, Task, Wait
+from .task import DONE, Enter, Frame, Outcome, Return, Task, Wait
 from .world import World
+
+if TYPE_CHECKING:
+    from .fuse import Mount
+    from .mapped_device import MappedDevice
+    from .stack import Stack
+
+GAVE_UP: Final = "unmounted while I/O was held; that I/O has failed"
+TAKE_DOWN_SECONDS: Final = 10.0
+MOST_NOTES: Final = 10_000
+
 
 class Disks:
     """The disk files of a plan, held as long as this lives; those without a file are in memory."""
@@ -36,10 +47,22 @@ class Disks:
         self.backings: dict[str, FileBacking] = {}
         self.made: list[Path] = []
         try:
+            if store is not None:
+                self._make_folder(store)
             self._open(plan, spec_folder, store)
         except BaseException:
             self.close(undo=True)
             raise
+
+    def _make_folder(self, store: Path) -> None:
+        missing = [folder for folder in (store, *store.parents) if not os.path.lexists(folder)]
+        try:
+            for folder in reversed(missing):
+                folder.mkdir(mode=0o700)
+                self.made.append(folder)
+            os.stat(store / ".")
+        except OSError as error:
+            raise StoreError(f"{store}: {error.strerror}") from None
 
     def _open(self, plan: Plan, spec_folder: Path, store: Path | None) -> None:
         """Files that are there come first, so that a refusal leaves no new ones behind."""
@@ -59,13 +82,28 @@ class Disks:
             self.backings[disk.name] = open_file(os.fspath(path), disk.sectors)
             self.made.append(path)
 
+    def flush(self) -> None:
+        """Make everything durable."""
+        problems = []
+        for backing in self.backings.values():
+            try:
+                backing.flush()
+            except OSError as error:
+                problems.append(f"{backing.name}: {error.strerror}")
+        if problems:
+            raise StoreError("; ".join(problems))
+
     def close(self, *, undo: bool = False) -> None:
         """Let go of the files; ``undo`` removes those that were made here."""
         for backing in self.backings.values():
             backing.close()
         self.backings.clear()
-        for path in self.made if undo else ():
-            path.unlink(missing_ok=True)
+        for path in reversed(self.made) if undo else ():
+            with contextlib.suppress(OSError):
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink()
 
 
 def _path(disk: Disk, spec_folder: Path, store: Path | None) -> Path | None:
@@ -86,8 +124,8 @@ class MountServer:
         # The plan's filesystems are simulated ones, for runs; on a mount there are real ones.
         plan = self.plan = replace(plan, filesystems=[])
         self.listeners: list[Callable[[str, str], None]] = []
-        if store is not None:
-            store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.processes: set[ProcessTask] = set()
+        self.sizes: dict[str, int] = {}
         self.disks = Disks(plan, spec_folder, store)
         try:
             self._try_out()
@@ -105,7 +143,7 @@ class MountServer:
         self.freezer = LiveFreezer(self.engine)
         self.stack.freezer = self.freezer
         self.engine.after_step = self.world.settle
-        self.export = LiveExport(self.stack, self.engine)
+        self.export = LiveExport(self.stack, self.engine, self.world.ranges)
 
     def _backing(self, disk: Disk) -> FileBacking:
         return self.disks.backings[disk.name]
@@ -129,57 +167,121 @@ class MountServer:
 
     def serve(self, mountpoint: Path, *, binding: Any = "auto", on_ready: Callable[[], None]) -> None:
         """Mount, answer on the control socket, and return when the mount is gone."""
-        from .fuse import Mount, serve
+        from .fuse import Mount, MountStuck, serve
 
         doors: list[ControlSocket] = []
 
         def ready(mount: Mount) -> None:
             self.freezer.directory = os.fspath(mount.mountpoint)
+            self.freezer.on_resume = lambda device: self._resumed(device, mount)
+            self.engine.on_broken = mount.stop
             doors.append(ControlSocket(self, mountpoint, mount.stop))
             on_ready()
+            if self.engine.broken is not None:
+                mount.stop()
 
         try:
             serve(self.export, mountpoint, binding=binding, on_ready=ready,
-                  on_give_up=lambda: self.engine.abandon("unmounted while bios were held"))
+                  on_give_up=lambda: self.engine.abandon(GAVE_UP))
+        except MountStuck:
+            self.engine.abandon(GAVE_UP)
         finally:
-            self.freezer.directory = None
+            self.freezer.directory = self.freezer.on_resume = self.engine.on_broken = None
             for door in doors:
                 door.close()
+            if self._broken_by_bug():
+                raise InternalError(f"the emulator has failed: {self.engine.broken!r}") from self.engine.broken
+
+    def _broken_by_bug(self) -> bool:
+        return self.engine.broken is not None and not self.gave_up
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether I/O that was held has been failed, so that the mount could end."""
+        return isinstance(self.engine.broken, Abandoned)
+
+    def _resumed(self, device: MappedDevice, mount: Mount) -> None:
+        """Under the stack's lock: the kernel has to learn another size, which may wait for I/O."""
+        if self.sizes.setdefault(device.number, device.sectors) != device.sectors:
+            self.sizes[device.number] = device.sectors
+            threading.Thread(target=mount.refresh, args=(device.name,), name="dmspec-size", daemon=True).start()
 
     def close(self) -> None:
         """Suspend what can be suspended, so that logs are written, and close the disks."""
-        if self.engine.broken is None:
-            self.engine.after_step = None
-            for name in reversed(list(self.stack.devices)):
-                self._take_down(name)
-        self.engine.stop()
-        for backing in self.disks.backings.values():
-            backing.flush()
-        self.disks.close()
+        try:
+            deadline = threading.Timer(TAKE_DOWN_SECONDS, self.engine.abandon, [GAVE_UP])
+            deadline.start()
+            try:
+                with contextlib.suppress(DmspecError):
+                    self.engine.call(self._end_processes)
+                    self.export.close_all()
+                    self.engine.run(TakeDown(self.stack), "take down")
+            finally:
+                deadline.cancel()
+                deadline.join()
+            self.freezer.thaw_all()
+            over = self.gave_up
+            self.engine.abandon("the mount has ended")
+            self.over = over
+            self.engine.stop()
+            self.disks.flush()
+        finally:
+            self.disks.close()
 
-    def _take_down(self, name: str) -> None:
-        """Remove a device, as at a machine's orderly end; one that is in use stays as it is."""
-        with contextlib.suppress(Abandoned):
-            if not self.stack.devices[name].deferred:
-                self.engine.run(control.Remove(self.stack.devices[name]), f"remove {name}")
+    def _end_processes(self) -> None:
+        self.engine.after_step = None
+        for process in self.processes:
+            process.kill()
 
-    def run_process(self, plan: Plan, note: Callable[[str, str], None]) -> dict[str, Any]:
-        """Run the process ``do`` of a plan on this stack; what came of it."""
-        world = World(plan, self.engine, self.stack)
-        world.filesystems = self.world.filesystems
-        self.stack.freezer = self.freezer
-        world.locks = self.world.locks
-        world.awaiting = self.world.awaiting
-        process = ProcessTask(world, plan.process("do"))
-        self.listeners.append(note)
+    def begin_process(self, plan: Plan, note: Callable[[str, str], None]) -> ProcessTask:
+        """The process ``do`` of a plan, ready for :meth:`run_process`; what it does is told to ``note``."""
+        if {process.name for process in plan.processes} != {"do"}:
+            raise PlanError("a plan with the one process `do` was expected")
+        if not {lock.name for lock in plan.locks} <= set(self.world.locks):
+            raise PlanError("the plan has locks that the mounted one has not")
+
+        def begin() -> ProcessTask:
+            freezer, on_removed = self.stack.freezer, self.stack.on_removed
+            world = World(plan, self.engine, self.stack)
+            self.stack.freezer, self.stack.on_removed = freezer, on_removed
+            world.filesystems = self.world.filesystems
+            world.locks = self.world.locks
+            world.awaiting = self.world.awaiting
+            world.ranges = self.world.ranges
+            world.suspenders = self.world.suspenders
+            process = ProcessTask(world, plan.process("do"))
+            self.processes.add(process)
+            self.listeners.append(note)
+            return process
+
+        process: ProcessTask = self.engine.call(begin)
+        return process
+
+    def run_process(self, process: ProcessTask, note: Callable[[str, str], None]) -> dict[str, Any]:
+        """Run it to its end on this stack; what came of it."""
         try:
             self.engine.run(RunProcess(process), "do")
         finally:
-            self.listeners.remove(note)
-            self.engine.call(lambda: None if process.ended else process.end())
+            def forget() -> None:
+                self.listeners.remove(note)
+                self.processes.discard(process)
+
+            with contextlib.suppress(DmspecError):
+                self.engine.call(forget)
         error = -process.value if isinstance(process.value, int) and process.value < 0 else 0
         return {"error": errno_name(error) if error else "",
-                "violations": [[violation.check, violation.text] for violation in world.violations]}
+                "violations": [[violation.check, violation.text] for violation in process.world.violations]}
+
+    def kill(self, process: ProcessTask) -> None:
+        """Whoever wanted this process has gone."""
+        with contextlib.suppress(DmspecError):
+            self.engine.call(lambda: None if process.ended else process.kill())
+
+    def waiting(self) -> list[str]:
+        """The suspended devices that I/O waits for."""
+        found: list[str] = self.engine.call(
+            lambda: sorted(name for name, md in self.stack.devices.items() if md.suspended and md.deferred))
+        return found
 
     def status(self) -> list[dict[str, Any]]:
         """Each device as ``info``, ``table`` and ``status`` have it."""
@@ -212,6 +314,35 @@ class RunProcess(Frame):
         return Return(self.process.value) if self.process.ended else Wait(self.process.over, "for its end")
 
 
+class TakeDown(Frame):
+    """Remove every device, as at a machine's orderly end: users first.
+
+    What is still in use, or has I/O waiting for a resume, stays as it is; its disks are as after a power cut.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.todo: list[MappedDevice] = []
+        self.removed_some = True
+
+    def start(self, task: Task) -> Outcome:
+        """Begin a round, unless the last one has brought nothing."""
+        if not self.removed_some:
+            return DONE
+        self.removed_some = False
+        self.todo = list(self.stack.devices.values())
+        return self.next(task)
+
+    def next(self, task: Task) -> Outcome:
+        """Remove the next one that can be removed."""
+        while self.todo:
+            md = self.todo.pop()
+            if self.stack.devices.get(md.name) is md and not md.open_count and not md.deferred:
+                self.removed_some = True
+                return Enter(control.Remove(md), "next")
+        return self.start(task)
+
+
 class ControlSocket:
     """Answers commands about a mount, each connection in a thread of its own."""
 
@@ -221,11 +352,9 @@ class ControlSocket:
         self.path = wire.socket_path(mountpoint)
         self.path.unlink(missing_ok=True)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        old = os.umask(0o177)
-        try:
-            self.listener.bind(os.fspath(self.path))
-        finally:
-            os.umask(old)
+        os.fchmod(self.listener.fileno(), 0o600)  # the file gets this mode when it is bound
+        with wire.short_name(self.path) as name:
+            self.listener.bind(name)
         self.listener.listen(16)
         self.thread = threading.Thread(target=self._accept, name="dmspec-control", daemon=True)
         self.thread.start()
@@ -255,8 +384,13 @@ class ControlSocket:
                     raise wire.WireError(f"this mount speaks version {wire.PROTOCOL} of the protocol")
                 for answer in self._answers(connection, request):
                     wire.send(connection, answer)
+            except InternalError as error:
+                wire.send(connection, {"end": False, "internal": True, "problem": str(error)})
             except DmspecError as error:
                 wire.send(connection, {"end": False, "problem": str(error)})
+            except Exception as error:
+                wire.send(connection, {"end": False, "internal": True, "problem": repr(error)})
+                raise
 
     def _answers(self, connection: socket.socket, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         from .plan import to_bytes
@@ -267,25 +401,68 @@ class ControlSocket:
         elif question == "status":
             yield {"end": True, "devices": self.server.status()}
         elif question == "stop":
-            yield {"end": True}
+            if request.get("force"):
+                self.server.engine.abandon(GAVE_UP)
+                waiting = []
+            else:
+                waiting = self.server.waiting() if self.server.engine.broken is None else []
             self.stop()
+            yield {"end": True, "waiting": waiting}
         elif question == "run":
             data = request.get("plan")
             if not isinstance(data, bytes):
                 raise PlanError("a plan was expected")
-            yield {"end": True, **self._run(connection, from_bytes(data))}
+            yield from Doing(self.server, connection, from_bytes(data)).answers()
         else:
             raise wire.WireError(f"no such question: {question!r}")
 
-    def _run(self, connection: socket.socket, plan: Plan) -> dict[str, Any]:
-        names = {process.name for process in plan.processes}
-        if names != {"do"}:
-            raise PlanError("a plan with the one process `do` was expected")
 
-        def note(lane: str, text: str) -> None:
-            if lane == "kernel" or lane == "do" or lane.startswith("do."):
-                with contextlib.suppress(OSError):
-                    wire.send(connection, {"note": [lane, text]})
+class Doing:
+    """A process `do` and whoever wants it.
 
-        return self.server.run_process(plan, note)
+    What the process does is noted with the stack's lock held, so nothing is sent from there: a client that
+    does not read would stop the whole mount.  The process runs in a thread of its own, and another watches
+    for the client going away, which kills the process.
+    """
 
+    def __init__(self, server: MountServer, connection: socket.socket, plan: Plan) -> None:
+        self.server = server
+        self.connection = connection
+        self.queue: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self.process = server.begin_process(plan, self._note)
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """Notes, then what came of it; they end early when the client has gone."""
+        threading.Thread(target=self._run, name="dmspec-do", daemon=True).start()
+        watching = threading.Thread(target=self._watch, name="dmspec-watch", daemon=True)
+        watching.start()
+        try:
+            while (answer := self.queue.get()) is not None:
+                yield answer
+                if "end" in answer:
+                    return
+        finally:
+            self.server.kill(self.process)
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RD)
+            watching.join()
+
+    def _note(self, lane: str, text: str) -> None:
+        if (lane in ("kernel", "do") or lane.startswith("do.")) and self.queue.qsize() < MOST_NOTES:
+            self.queue.put({"note": [lane, text]})
+
+    def _run(self) -> None:
+        try:
+            answer = self.server.run_process(self.process, self._note)
+        except Abandoned as error:
+            self.queue.put({"end": False, "problem": str(error)})
+        except Exception as error:  # noqa: BLE001 - the engine keeps it, and the mount ends with it
+            self.queue.put({"end": False, "internal": True, "problem": f"the emulator has failed: {error!r}"})
+        else:
+            self.queue.put({"end": True, **answer})
+
+    def _watch(self) -> None:
+        with contextlib.suppress(OSError):
+            while self.connection.recv(1 << 16):
+                pass
+        self.queue.put(None)

@@ -62,6 +62,8 @@ class Suspend(Frame):
         if md.work.busy:
             return Wait(md.work.idle, f"for the worker of {md.name}")
         if md.in_flight:
+            if task.killed:
+                return self._interrupted(task)
             return Wait(md.drained, f"for {md.in_flight} bio{'s' if md.in_flight > 1 else ''} in {md.name}")
         md.suspended = True
         md.noflush_suspending = False
@@ -72,6 +74,25 @@ class Suspend(Frame):
     def finish(self, task: Task) -> Outcome:
         self.md.suspend_lock.release(task)
         return DONE
+
+    @property
+    def interruptible(self) -> bool:  # type: ignore[override]
+        """Only the wait for bios is: a signal ends it, and the device goes on as before."""
+        return self.at == "drain" and not self.md.work.busy
+
+    def _interrupted(self, task: Task) -> Outcome:
+        """``were we interrupted ?`` in ``__dm_suspend``."""
+        md = self.md
+        md.noflush_suspending = False
+        md.block_io = False
+        md.work.queue()
+        md.stack.engine.note(md.name, "suspend interrupted: bios no longer wait")
+        frame = md.stack.thaw(md)
+        return Enter(frame, "thawed") if frame is not None else self.thawed(task)
+
+    def thawed(self, task: Task) -> Outcome:
+        """What was locked is let go."""
+        return self._undo(task, -errno.EINTR)
 
     def _undo(self, task: Task, error: int) -> Outcome:
         md = self.md

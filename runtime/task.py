@@ -65,10 +65,14 @@ DONE: Final = Return(0)
 
 
 class Frame:
-    """A passage through code that may wait.  Subclasses have one method per label."""
+    """A passage through code that may wait.  Subclasses have one method per label.
+
+    ``interruptible``: its present wait ends when its task is killed, and the label looks at ``task.killed``.
+    """
 
     at: str = "start"
     result: Any = None
+    interruptible: bool = False
 
     def start(self, task: Task) -> Outcome:
         raise NotImplementedError
@@ -114,9 +118,11 @@ class Engine(Protocol):
 
 
 class Task:
-    """A stack of frames with a name (its lane in the trace)."""
+    """A stack of frames with a name (its lane in the trace).  Only processes can be ``killed``."""
 
     __slots__ = ("ended", "engine", "frames", "name", "value", "waiting")
+
+    killed: bool = False
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine = engine

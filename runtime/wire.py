@@ -7,12 +7,15 @@ NAME, ...}``; answers follow until one has ``"end"``.  The socket lies in a fold
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import socket
 import stat
 import struct
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -34,8 +37,11 @@ def folder() -> Path:
     """Where sockets and logs of mounts are; made on demand, and refused unless it is the user's own."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     path = Path(base) / "dmspec" if base else Path(tempfile.gettempdir()) / f"dmspec-{os.getuid()}"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.lstat()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        raise WireError(f"{path}: {error.strerror}; set XDG_RUNTIME_DIR to a folder of this user") from None
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise WireError(f"{path} is not a folder of this user alone; remove it, or set XDG_RUNTIME_DIR")
     return path
@@ -43,8 +49,18 @@ def folder() -> Path:
 
 def socket_path(mountpoint: str | os.PathLike[str]) -> Path:
     """Where the mount at this place listens."""
-    real = os.path.realpath(mountpoint)
-    return folder() / f"{hashlib.sha256(real.encode()).hexdigest()[:20]}.sock"
+    real = os.fsencode(os.path.realpath(mountpoint))
+    return folder() / f"{hashlib.sha256(real).hexdigest()[:20]}.sock"
+
+
+@contextlib.contextmanager
+def short_name(path: Path) -> Iterator[str]:
+    """Another name of a socket, for bind and connect, which take no more than 107 bytes."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
@@ -84,17 +100,31 @@ def _exactly(connection: socket.socket, count: int) -> bytes | None:
     return bytes(data)
 
 
-def ask(mountpoint: str | os.PathLike[str], question: str, **more: Any) -> Iterator[dict[str, Any]]:
-    """Ask the mount at this place; the answers, the one with ``end`` included."""
+def ask(mountpoint: str | os.PathLike[str], question: str, *, within_s: float | None = None,
+        **more: Any) -> Iterator[dict[str, Any]]:
+    """Ask the mount at this place; the answers, the one with ``end`` included.
+
+    With ``within_s`` an answer that takes longer is a :class:`WireError`, as is any other trouble.
+    """
     path = socket_path(mountpoint)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+        connection.settimeout(within_s)
         try:
-            connection.connect(os.fspath(path))
+            with short_name(path) as name:
+                connection.connect(name)
         except OSError as error:
             raise WireError(f"nothing of dmspec is mounted at {os.fspath(mountpoint)}") from error
-        send(connection, {"dmspec": PROTOCOL, "ask": question, **more})
+        try:
+            send(connection, {"dmspec": PROTOCOL, "ask": question, **more})
+        except OSError as error:
+            raise WireError(f"the mount has ended: {error.strerror or error}") from error
         while True:
-            answer = receive(connection)
+            try:
+                answer = receive(connection)
+            except TimeoutError:
+                raise WireError("the mount does not answer") from None
+            except OSError as error:
+                raise WireError(f"the mount has ended: {error.strerror or error}") from error
             if answer is None:
                 raise WireError("the mount has ended")
             yield answer
@@ -102,21 +132,78 @@ def ask(mountpoint: str | os.PathLike[str], question: str, **more: Any) -> Itera
                 return
 
 
-def wait_gone(mountpoint: str | os.PathLike[str]) -> None:
-    """Return when the mount at this place has ended: its server holds a lock for as long as it lives."""
-    import fcntl
+class Lock:
+    """What the server of a mountpoint holds as long as it lives: only one can, and others wait for its end.
 
-    path = lock_path(mountpoint)
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    finally:
-        os.close(fd)
+    It is a lock on a file that holds the server's process id.  A forked process shares it.
+    """
+
+    def __init__(self, mountpoint: str | os.PathLike[str]) -> None:
+        self.path = lock_path(mountpoint)
+        while True:
+            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(self.fd), self.path.stat()):
+                    break
+            except BlockingIOError:
+                os.close(self.fd)
+                raise WireError(f"a stack is mounted at {os.fspath(mountpoint)} already") from None
+            except FileNotFoundError:
+                pass
+            os.close(self.fd)  # whoever held it has removed the file
+        self.name_holder()
+
+    def name_holder(self) -> None:
+        """This process is the server."""
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """The mount has ended: leave no file behind."""
+        self.path.unlink(missing_ok=True)
+        os.close(self.fd)
+
+    def leave_to_child(self) -> None:
+        """A forked process holds it now."""
+        os.close(self.fd)
 
 
 def lock_path(mountpoint: str | os.PathLike[str]) -> Path:
-    """A file that the mount's server has locked."""
+    """The file that the mount's server has locked."""
     return socket_path(mountpoint).with_suffix(".lock")
+
+
+def holder(mountpoint: str | os.PathLike[str]) -> int | None:
+    """The process id of the mount's server, if there is one."""
+    try:
+        fd = os.open(lock_path(mountpoint), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        said = os.pread(fd, 20, 0).strip()
+        return int(said) if said.isdigit() else None
+    finally:
+        os.close(fd)
+    return None
+
+
+def wait_gone(mountpoint: str | os.PathLike[str], within_s: float | None = None) -> bool:
+    """Wait until the server of the mount at this place has ended; false: it has not in that time."""
+    try:
+        fd = os.open(lock_path(mountpoint), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+
+    def wait() -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        finally:
+            os.close(fd)
+
+    waiting = threading.Thread(target=wait, name="dmspec-wait", daemon=True)
+    waiting.start()
+    waiting.join(within_s)
+    return not waiting.is_alive()

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import errno
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dmspec.runtime.block import BlockDevice
 from dmspec.runtime.byte_io import WriteRanges, stream
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from dmspec.runtime.process import ProcessTask
     from dmspec.runtime.stack import Stack
     from dmspec.runtime.task import Engine
+
+
+# A copy follows every reference, so its recursion is as deep as the longest chain of them.
+COPY_RECURSION: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +181,11 @@ class World:
             memo[id(observer)] = None
         copied = object.__new__(World)
         memo[id(self)] = copied
-        for name, value in self.__dict__.items():
-            setattr(copied, name, copy.deepcopy(value, memo))
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, COPY_RECURSION))
+        try:
+            for name, value in self.__dict__.items():
+                setattr(copied, name, copy.deepcopy(value, memo))
+        finally:
+            sys.setrecursionlimit(limit)
         return copied

@@ -7,7 +7,8 @@
 | binding_mfusepy, binding_fusepy | what differs between libfuse 3 and libfuse 2 |
 | libraries | which binding this machine can use, and what it lacks |
 | sizes | the kernel's idea of a file's size |
-| session | a mount's life: signals, sync, unmount |
+| session | a mount's life: ready, served, unmounted |
+| inbox | what the session waits for, signals among it |
 | guardian | the process that works on the mount from outside and cleans up after a killed server |
 | helper | our end of the guardian |
 | mounts | the mount table, unmounting and cutting off |

@@ -15,7 +15,7 @@ Both bindings run this same class. What the kernel believes about our files deci
 * **Names live for zero seconds** in the kernel's caches, so that devices come and go at once. Attributes
   live for a tenth of a second under the writeback cache, or every buffered write would cost a GETATTR. A
   lookup carries the attributes too, so only fstat(2) can be late, and only with the mode.
-* **No extended attributes, no access, no flush.** A handler that is not there costs one request per mount; a
+* **No extended attributes, no access.** A handler that is not there costs one request per mount; a
   handler that says no costs one per write (security.capability).
 
 Every exception ends here. An OSError is an answer; anything else is a bug of ours, which is handed to
@@ -45,6 +45,9 @@ BLOCK_BYTES = 4096
 # everything else.
 BACKGROUND_REQUESTS = 4096
 THREADS = 2 * BACKGROUND_REQUESTS
+
+# Of those that wait for work only a few are kept, since requests go round among them and find each one's memory cold.
+IDLE_THREADS = 8
 
 _KEEP_SIZE = 0x01
 _PUNCH_HOLE = 0x02
@@ -211,6 +214,11 @@ class Files:
         if done < len(buffer) and not self._passes_short_writes:
             fail(errno.ENOSPC)
         return done
+
+    def flush(self, path: str | None, fh: int) -> int:
+        """Let a close(2) be the end of it: nothing of ours may still be busy with the file."""
+        self._sizes.settle(self._handle(fh).name)
+        return 0
 
     def fsync(self, path: str | None, datasync: int, fh: int) -> int:
         """Flush through all layers; a block device has no times of its own, so fdatasync is the same."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from dmspec.runtime.fuse.adapter import (
     BACKGROUND_REQUESTS,
+    IDLE_THREADS,
     REQUEST_BYTES,
     THREADS,
     Callbacks,
@@ -58,7 +59,7 @@ class Mfusepy:
             "entry_timeout": 0,
             "negative_timeout": 0,
             "attr_timeout": ATTRIBUTE_SECONDS,
-            "max_idle_threads": THREADS,
+            "max_idle_threads": IDLE_THREADS,
         }
         if (module.fuse_version_major, module.fuse_version_minor) >= (3, 12):
             options["max_threads"] = THREADS

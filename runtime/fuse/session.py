@@ -9,32 +9,21 @@ return, so that the caller may tear its devices down.
 
 import contextlib
 import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from enum import Enum, auto
+from collections.abc import Callable
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from time import monotonic
-from types import FrameType
 from typing import Any, Literal
 
 from dmspec.runtime.fuse import mounts, threads
 from dmspec.runtime.fuse.adapter import REQUEST_BYTES, Files
 from dmspec.runtime.fuse.export import Export, MountFailed, MountStuck
 from dmspec.runtime.fuse.helper import Guardian
+from dmspec.runtime.fuse.inbox import Event, Inbox
 from dmspec.runtime.fuse.libraries import Binding, load_binding
 from dmspec.runtime.fuse.sizes import KernelSizes
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FILESYSTEM, _SUBTYPE = mounts.FILESYSTEM_TYPE.split(".")
-
-
-class _Event(Enum):
-    MOUNTED = auto()
-    STOP = auto()
-    SIGNAL = auto()
-    ENDED = auto()
 
 
 class Mount:
@@ -55,7 +44,7 @@ class Mount:
 
     def stop(self) -> None:
         """Sync, unmount and let `serve` return; may be called from any thread and does not wait."""
-        self._session.inbox.put(_Event.STOP)
+        self._session.inbox.put(Event.STOP)
 
 
 def serve(
@@ -106,7 +95,7 @@ class _Session:
     ) -> None:
         self.mountpoint = mountpoint
         self.binding = binding
-        self.inbox: SimpleQueue[_Event] = SimpleQueue()
+        self.inbox = Inbox()
         self._guardian = Guardian(mountpoint)
         self.sizes = KernelSizes(self._guardian, export.size_bytes)
         self._files = Files(
@@ -138,13 +127,14 @@ class _Session:
         }
         loop = threading.Thread(target=self._loop, args=(options,), name="fuse", daemon=True)
         try:
-            with _signals(self.inbox):
+            with self.inbox.signals():
                 loop.start()
                 self._attend()
             loop.join(self._grace_seconds)
             self._clear_away()
         finally:
             self._guardian.dismiss()
+            self.inbox.close()
         if self._bugs:
             raise self._bugs[0]
         if loop.is_alive():
@@ -161,7 +151,7 @@ class _Session:
         except BaseException as problem:  # noqa: BLE001 - raised by run() in the caller's thread
             self._bugs.append(problem)
         finally:
-            self.inbox.put(_Event.ENDED)
+            self.inbox.put(Event.ENDED)
 
     def _mounted(self, connection: Any | None) -> None:
         """Take over from libfuse, which calls this while the kernel waits for the first answer."""
@@ -174,11 +164,11 @@ class _Session:
         self._guardian.watch(self._entry)
         if self._writeback_cache:
             self.sizes.forget_attributes = self._forget_attributes
-        self.inbox.put(_Event.MOUNTED)
+        self.inbox.put(Event.MOUNTED)
 
     def _bug(self, problem: BaseException) -> None:
         self._bugs.append(problem)
-        self.inbox.put(_Event.STOP)
+        self.inbox.put(Event.STOP)
 
     def _forget(self) -> None:
         with self._libfuse_lock:
@@ -193,9 +183,9 @@ class _Session:
         """Wait for the end of the mount, or bring it about."""
         while True:
             event = self.inbox.get()
-            if event is _Event.ENDED:
+            if event is Event.ENDED:
                 return
-            if event is not _Event.MOUNTED:
+            if event is not Event.MOUNTED:
                 self._end()
                 return
             assert self._entry is not None
@@ -226,20 +216,18 @@ class _Session:
     def _ends_soon(self) -> bool:
         """Wait for the end within the time of grace, or until the user insists with another signal."""
         deadline = monotonic() + self._grace_seconds
-        while True:
-            try:
-                event = self.inbox.get(timeout=max(0.0, deadline - monotonic()))
-            except Empty:
-                return False
-            if event is _Event.ENDED:
+        while event := self.inbox.get(max(0.0, deadline - monotonic())):
+            if event is Event.ENDED:
                 return True
-            if event is _Event.SIGNAL:
+            if event is Event.SIGNAL:
                 return False
+        return False
 
     def _unmount(self) -> None:
         """Have the mount written back and taken away, and hang up on programs that keep files open."""
         with contextlib.suppress(OSError):
-            if not self._guardian.leave(sorted(self._files._written_names())):
+            is_gone = self._guardian.leave(sorted(self._files._written_names()))
+            if not is_gone and not (self._entry is not None and mounts.abort(self._entry)):
                 self._exit()
                 self._guardian.poke()
 
@@ -253,27 +241,3 @@ class _Session:
         if self._entry is not None and mounts.is_mounted(self._entry):
             with contextlib.suppress(OSError):
                 mounts.unmount_exactly(self._entry)
-
-
-@contextlib.contextmanager
-def _signals(inbox: "SimpleQueue[_Event]") -> Iterator[None]:
-    """Turn signals into events. One that is ignored stays so, as for a server started with nohup.
-
-    The queue is a SimpleQueue because its put is safe in a handler that interrupts its get.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def take(_number: int, _frame: FrameType | None) -> None:
-        inbox.put(_Event.SIGNAL)
-
-    before = {}
-    try:
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, take)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

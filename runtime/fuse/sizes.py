@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 from dmspec.runtime.fuse.helper import Guardian
 
+_SETTLE_SECONDS = 0.1
+
 
 class KernelSizes:
     """What each file's size is in the kernel's eyes, and the two ways to put it right.
@@ -30,7 +32,7 @@ class KernelSizes:
         self._told: dict[str, int] = {}
         self._overrun: set[str] = set()
         self._repeat: dict[tuple[str, str], bool] = {}
-        self._lock = threading.Lock()
+        self._settled = threading.Condition()
         self.forget_attributes: Callable[[int], None] | None = None
 
     def told(self, name: str, size_bytes: int) -> None:
@@ -68,6 +70,14 @@ class KernelSizes:
             if self.forget_attributes is not None:
                 self.forget_attributes(inode)
 
+    def settle(self, name: str) -> None:
+        """Wait for a look at the file to end, for while it lasts an umount(8) would find the mount busy.
+
+        The time is limited since a single-threaded server keeps that look waiting.
+        """
+        with self._settled:
+            self._settled.wait_for(lambda: (name, self._look.__name__) not in self._repeat, _SETTLE_SECONDS)
+
     def _look(self, name: str) -> None:
         with contextlib.suppress(OSError, KeyError):
             if self._guardian.size(name) > self._size_bytes(name):
@@ -77,7 +87,7 @@ class KernelSizes:
     def _start(self, name: str, work: Callable[[str], None]) -> None:
         """Work in a thread of its own: truncate(2) may wait for the very request being answered."""
         job = (name, work.__name__)
-        with self._lock:
+        with self._settled:
             if self.forget_attributes is None:
                 return
             is_running = job in self._repeat
@@ -90,7 +100,8 @@ class KernelSizes:
         repeat = True
         while repeat:
             work(job[0])
-            with self._lock:
+            with self._settled:
                 repeat = self._repeat.pop(job)
                 if repeat:
                     self._repeat[job] = False
+                self._settled.notify_all()

@@ -124,6 +124,8 @@ class Discard(Frame):
 class Sleep(Frame):
     """Wait for a time."""
 
+    interruptible = True
+
     def __init__(self, time_ns: int) -> None:
         self.time_ns = time_ns
         self.latch = Latch("the end of a sleep")
@@ -137,6 +139,8 @@ class Sleep(Frame):
     def sleep(self, task: Task) -> Outcome:
         """Sleep on, unless it is time."""
         self.at = "sleep"
+        if task.killed:
+            return Return(-errno.EINTR)
         if task.engine.now_ns < self.until_ns:
             return Wait(self.latch, f"for {duration_text(self.time_ns)} to pass")
         return DONE

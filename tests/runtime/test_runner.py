@@ -301,6 +301,16 @@ def test_a_copy_shares_the_plan_and_has_no_observer() -> None:
     assert running.engine.observer is not None
 
 
+def test_a_large_world_can_be_copied() -> None:
+    devices = [LINEAR, *(Device(f"d{number}", [f"0 2048 linear d{number - 1} 0"]) for number in range(1, 100))]
+    devices[1] = Device("d1", ["0 2048 linear d 0"])
+    code = [lock("a"), op("write", target="d99"), unlock("a"), op("suspend", device=["d99"])]
+    running, _recorder = begin(make(*((f"p{number}", code) for number in range(100)), devices=devices), 1)
+    for _ in range(150):
+        assert running.step()
+    assert finish(copy.deepcopy(running)) == finish(running)
+
+
 def test_the_race_that_a_seed_finds_can_be_run_from_its_schedule_alone() -> None:
     """An unlocked swap of a table under a writer: some interleavings lose writes, and each can be repeated."""
     plan = make(("w", [op("write", target="d", times=2)]), ("r", [op("write", target="pv1", at=0, pattern="X")]),
