@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import stat
+from pathlib import Path
 from typing import Final
 
 from .errors import StoreError
@@ -204,7 +205,7 @@ def open_file(path: str, sectors: int, *, create: bool = True) -> FileBacking:
                              "change the spec, or move the file away")
     except BaseException:
         if made:
-            os.unlink(path)
+            Path(path).unlink()
         os.close(fd)
         raise
     return FileBacking(fd, durable=True, name=path)

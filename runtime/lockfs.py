@@ -48,7 +48,7 @@ class LiveFreezer:
         directory = self.directory
         if directory is None or not device.sectors:
             return None
-        number, path = device.number, os.path.join(directory, device.name)
+        number, path = device.number, f"{directory}/{device.name}"
         return InThread(self.engine, f"what lies on {device.name} to be frozen",
                         functools.partial(self.freeze_now, number, path))
 

@@ -60,9 +60,10 @@ class Disks:
             for folder in reversed(missing):
                 folder.mkdir(mode=0o700)
                 self.made.append(folder)
-            os.stat(store / ".")
         except OSError as error:
             raise StoreError(f"{store}: {error.strerror}") from None
+        if not store.is_dir():
+            raise StoreError(f"{store}: not a folder")
 
     def _open(self, plan: Plan, spec_folder: Path, store: Path | None) -> None:
         """Files that are there come first, so that a refusal leaves no new ones behind."""
@@ -118,14 +119,17 @@ def _path(disk: Disk, spec_folder: Path, store: Path | None) -> Path | None:
 
 
 class MountServer:
-    """One mounted plan.  ``serve`` blocks until it is unmounted; ``close`` lets everything go."""
+    """One mounted plan.  ``serve`` blocks until it is unmounted; ``close`` lets everything go.
+
+    ``gave_up`` says after that whether held I/O had to fail for the mount to end.
+    """
 
     def __init__(self, plan: Plan, *, spec_folder: Path, store: Path | None = None) -> None:
         # The plan's filesystems are simulated ones, for runs; on a mount there are real ones.
         plan = self.plan = replace(plan, filesystems=[])
         self.listeners: list[Callable[[str, str], None]] = []
         self.processes: set[ProcessTask] = set()
-        self.sizes: dict[str, int] = {}
+        self.gave_up = False
         self.disks = Disks(plan, spec_folder, store)
         try:
             self._try_out()
@@ -142,6 +146,7 @@ class MountServer:
         self.stack = self.world.stack
         self.freezer = LiveFreezer(self.engine)
         self.stack.freezer = self.freezer
+        self.sizes = {md.number: md.sectors for md in self.stack.devices.values()}
         self.engine.after_step = self.world.settle
         self.export = LiveExport(self.stack, self.engine, self.world.ranges)
 
@@ -167,7 +172,7 @@ class MountServer:
 
     def serve(self, mountpoint: Path, *, binding: Any = "auto", on_ready: Callable[[], None]) -> None:
         """Mount, answer on the control socket, and return when the mount is gone."""
-        from .fuse import Mount, MountStuck, serve
+        from .fuse import MountStuck, serve
 
         doors: list[ControlSocket] = []
 
@@ -193,12 +198,7 @@ class MountServer:
                 raise InternalError(f"the emulator has failed: {self.engine.broken!r}") from self.engine.broken
 
     def _broken_by_bug(self) -> bool:
-        return self.engine.broken is not None and not self.gave_up
-
-    @property
-    def gave_up(self) -> bool:
-        """Whether I/O that was held has been failed, so that the mount could end."""
-        return isinstance(self.engine.broken, Abandoned)
+        return self.engine.broken is not None and not isinstance(self.engine.broken, Abandoned)
 
     def _resumed(self, device: MappedDevice, mount: Mount) -> None:
         """Under the stack's lock: the kernel has to learn another size, which may wait for I/O."""
@@ -206,8 +206,11 @@ class MountServer:
             self.sizes[device.number] = device.sectors
             threading.Thread(target=mount.refresh, args=(device.name,), name="dmspec-size", daemon=True).start()
 
-    def close(self) -> None:
-        """Suspend what can be suspended, so that logs are written, and close the disks."""
+    def close(self, *, undo: bool = False) -> None:
+        """Suspend what can be suspended, so that logs are written, and close the disks.
+
+        ``undo`` removes the disk files that were made here: the mount has never been there.
+        """
         try:
             deadline = threading.Timer(TAKE_DOWN_SECONDS, self.engine.abandon, [GAVE_UP])
             deadline.start()
@@ -220,13 +223,12 @@ class MountServer:
                 deadline.cancel()
                 deadline.join()
             self.freezer.thaw_all()
-            over = self.gave_up
+            self.gave_up = isinstance(self.engine.broken, Abandoned)
             self.engine.abandon("the mount has ended")
-            self.over = over
             self.engine.stop()
             self.disks.flush()
         finally:
-            self.disks.close()
+            self.disks.close(undo=undo)
 
     def _end_processes(self) -> None:
         self.engine.after_step = None
@@ -279,9 +281,11 @@ class MountServer:
 
     def waiting(self) -> list[str]:
         """The suspended devices that I/O waits for."""
-        found: list[str] = self.engine.call(
-            lambda: sorted(name for name, md in self.stack.devices.items() if md.suspended and md.deferred))
-        return found
+        found: list[str] = []
+        with contextlib.suppress(DmspecError):
+            self.engine.call(lambda: found.extend(
+                name for name, md in self.stack.devices.items() if md.suspended and md.deferred))
+        return sorted(found)
 
     def status(self) -> list[dict[str, Any]]:
         """Each device as ``info``, ``table`` and ``status`` have it."""
@@ -403,11 +407,10 @@ class ControlSocket:
         elif question == "stop":
             if request.get("force"):
                 self.server.engine.abandon(GAVE_UP)
-                waiting = []
-            else:
-                waiting = self.server.waiting() if self.server.engine.broken is None else []
-            self.stop()
-            yield {"end": True, "waiting": waiting}
+            try:
+                yield {"end": True, "waiting": self.server.waiting()}
+            finally:
+                self.stop()
         elif question == "run":
             data = request.get("plan")
             if not isinstance(data, bytes):

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from .errors import DmspecError
 
@@ -64,6 +64,7 @@ def short_name(path: Path) -> Iterator[str]:
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
+    """Send one message, however long the other side takes to read it."""
     data = msgpack.packb(message, use_bin_type=True)
     connection.sendall(_LENGTH.pack(len(data)) + data)
 
@@ -155,7 +156,7 @@ class Lock:
         self.name_holder()
 
     def name_holder(self) -> None:
-        """This process is the server."""
+        """Say that the present process is the server."""
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
 

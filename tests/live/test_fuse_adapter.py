@@ -341,9 +341,8 @@ def test_a_suspended_device_blocks_only_itself(server: Server, way: str) -> None
     one_at_a_time = way == "direct writes" or (way, server.binding) == ("buffered writes", "fusepy")
     with opened(server.root / "a", flags) as file, opened(server.root / "b") as other:
         with suspended(server, "a"):
-            jobs = [threading.Thread(target=transfer, args=(way, file, number)) for number in range(64)]
+            jobs = [threading.Thread(target=transfer, args=(way, file, n), daemon=True) for n in range(64)]
             for job in jobs:
-                job.daemon = True
                 job.start()
             if way == "buffered writes" and server.binding == "mfusepy":
                 for job in jobs:
@@ -450,8 +449,7 @@ def test_a_blocked_mount_can_be_forced(start: Start, binding: str) -> None:
     until(lambda: bool(result))
     assert result[0] in (errno.ECONNABORTED, errno.ENOTCONN, errno.EIO)
     server.order("resume", "a")
-    assert server.ended() is None
-    assert not force_unmount(server.root)
+    assert (server.ended(), force_unmount(server.root)) == (None, False)
 
 
 def test_a_stuck_end_gives_up(start: Start, binding: str) -> None:
@@ -497,7 +495,6 @@ def test_a_missing_library_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(libraries, "LIBRARIES", {"mfusepy": absent, "fusepy": absent})
     choice = pick_binding()
     assert choice.binding is None
-    missing = {finding.subject for finding in choice.findings if not finding.found}
-    assert {"nosuch", "libnosuch.so.1"} <= missing
+    assert {"nosuch", "libnosuch.so.1"} <= {found.subject for found in choice.findings if not found.found}
     with pytest.raises(FuseUnavailable, match="apt-get install nosuch"):
         libraries.load_binding("auto")

@@ -1,10 +1,11 @@
 """`dmspec do DIR STATEMENTS`."""
 
 import sys
+from typing import NoReturn
 
 import click
 
-from dmspec.cli.output import EXIT_CHECK_FAILED, EXIT_OK, EXIT_USAGE, die
+from dmspec.cli.output import EXIT_CHECK_FAILED, EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, die
 
 
 @click.command("do")
@@ -34,8 +35,14 @@ def _only(answers: object) -> dict[str, object]:
     last: dict[str, object] = {}
     for last in answers:  # type: ignore[attr-defined]
         if "problem" in last:
-            die(EXIT_USAGE, str(last["problem"]))
+            _problem(last)
     return last
+
+
+def _problem(answer: dict[str, object]) -> NoReturn:
+    if answer.get("internal"):
+        die(EXIT_INTERNAL, f"internal error in the mount: {answer['problem']}; this is our bug")
+    die(EXIT_USAGE, str(answer["problem"]))
 
 
 def _status(directory: str) -> int:
@@ -70,7 +77,7 @@ def _run(directory: str, text: str, *, quiet: bool) -> int:
             lane, said = answer["note"]
             click.echo(f"{lane:8} {said}")
         elif "problem" in answer:
-            die(EXIT_USAGE, str(answer["problem"]))
+            _problem(answer)
         elif "end" in answer:
             for check, said in answer["violations"]:
                 click.echo(f"dmspec: {check}: {said}", file=sys.stderr)

@@ -1,9 +1,9 @@
 """`dmspec mount FILE DIR`."""
 
 import contextlib
-import fcntl
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dmspec.cli.output import EXIT_INTERNAL, EXIT_MACHINE, EXIT_OK, EXIT_USAGE, Failure, die
+from dmspec.cli.output import EXIT_CHECK_FAILED, EXIT_INTERNAL, EXIT_MACHINE, EXIT_OK, EXIT_USAGE, Failure, die
 
 if TYPE_CHECKING:
+    from dmspec.runtime import wire
     from dmspec.runtime.plan import Plan
 
 
@@ -40,93 +41,124 @@ def command(file: str, directory: str, store: str | None, binding: str, *, foreg
     if binding == "auto" and choice.binding is None:
         die(EXIT_MACHINE, f"{choice.unavailable()}\n`dmspec doctor` says more")
     mountpoint = Path(directory).resolve()
+    store_folder = Path(store).resolve() if store else None
 
     def serve(tell: Callable[[], None]) -> None:
-        _serve(plan, mountpoint, tell, Path(file).resolve().parent, Path(store).resolve() if store else None, binding)
+        _serve(plan, mountpoint, tell, Path(file).resolve().parent, store_folder, binding)
 
     def ready() -> None:
         if not quiet:
             names = " ".join(device.name for device in plan.devices)
             click.echo(f"mounted at {directory}: {names or 'no devices'}")
 
+    lock = _lock(mountpoint, store_folder)
     if foreground:
-        serve(ready)
+        try:
+            serve(ready)
+        finally:
+            lock.release()
         return EXIT_OK
-    status = _in_background(serve, mountpoint)
-    if status == EXIT_OK:
-        ready()
-    return status
+    _in_background(serve, lock)
+    ready()
+    return EXIT_OK
+
+
+def _lock(mountpoint: Path, store: Path | None) -> "wire.Lock":
+    """Take the mountpoint, or end with the reason why it cannot be used."""
+    from dmspec.runtime import wire
+
+    try:
+        lock = wire.Lock(mountpoint)
+    except wire.WireError as error:
+        die(EXIT_USAGE, str(error))
+    except OSError as error:
+        die(EXIT_USAGE, f"{error.filename}: {error.strerror}")
+    problem = ""
+    try:
+        if any(mountpoint.iterdir()):
+            problem = "not empty; what is in it would be hidden by the mount"
+        elif store is not None and store.is_relative_to(mountpoint):
+            problem = "the store cannot be inside the mountpoint"
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem:
+        lock.release()
+        die(EXIT_USAGE, f"{mountpoint}: {problem}")
+    return lock
 
 
 def _serve(plan: "Plan", mountpoint: Path, ready: Callable[[], None], spec_folder: Path, store: Path | None,
            binding: str) -> None:
     """Bring the stack up, mount it, and take it down at the end; known failures leave as `Failure`."""
-    from dmspec.runtime import wire
-    from dmspec.runtime.errors import DmspecError
-    from dmspec.runtime.fuse import FuseUnavailable, MountFailed, MountStuck
-    from dmspec.runtime.server import MountServer
+    from dmspec.runtime.errors import DmspecError, InternalError
+    from dmspec.runtime.fuse import FuseUnavailable, MountFailed
+    from dmspec.runtime.server import GAVE_UP, MountServer
 
     try:
-        with _alone(wire.lock_path(mountpoint), mountpoint):
-            server = MountServer(plan, spec_folder=spec_folder, store=store)
-            try:
-                server.serve(mountpoint, binding=binding, on_ready=ready)
-            finally:
-                server.close()
+        server = MountServer(plan, spec_folder=spec_folder, store=store)
+        was_ready = False
+
+        def now_ready() -> None:
+            nonlocal was_ready
+            was_ready = True
+            ready()
+
+        try:
+            server.serve(mountpoint, binding=binding, on_ready=now_ready)
+        finally:
+            server.close(undo=not was_ready)
+        if server.gave_up:
+            die(EXIT_CHECK_FAILED, f"{mountpoint}: {GAVE_UP}")
+    except InternalError:
+        raise
     except FuseUnavailable as error:
         die(EXIT_MACHINE, str(error))
-    except (DmspecError, MountFailed, MountStuck) as error:
+    except (DmspecError, MountFailed) as error:
         die(EXIT_USAGE, str(error))
 
 
-@contextlib.contextmanager
-def _alone(path: Path, mountpoint: Path) -> Any:
-    """Hold the mountpoint's lock, which also tells others when the server has ended."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            die(EXIT_USAGE, f"a stack is mounted at {mountpoint} already")
-        yield
-    finally:
-        os.close(fd)
-
-
-def _in_background(serve: Callable[[Callable[[], None]], None], mountpoint: Path) -> int:
+def _in_background(serve: Callable[[Callable[[], None]], None], lock: "wire.Lock") -> None:
     """Serve in a process of its own, and wait until it is ready or has failed."""
-    from dmspec.runtime import wire
-
-    log = wire.socket_path(mountpoint).with_suffix(".log")
+    log = lock.path.with_suffix(".log")
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         os.close(reader)
-        _child(serve, writer, log)
+        _child(serve, writer, lock, log)
+    lock.leave_to_child()
     os.close(writer)
-    with open(reader, encoding="utf-8") as pipe:
-        said = pipe.read()
-    answer: dict[str, Any] = json.loads(said) if said else {"exit": EXIT_INTERNAL, "problem": f"the mount ended at once; see {log}"}
+    try:
+        with open(reader, encoding="utf-8") as pipe:
+            said = pipe.read()
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        raise
+    answer: dict[str, Any] = {"exit": EXIT_INTERNAL, "problem": f"the mount ended at once; see {log}"}
+    if said:
+        answer = json.loads(said)
     if "problem" in answer:
         raise Failure(int(answer["exit"]), str(answer["problem"]))
-    return EXIT_OK
 
 
-def _child(serve: Callable[[Callable[[], None]], None], writer: int, log: Path) -> None:
-    """The server's process; it never returns."""
-    status = EXIT_OK
+def _child(serve: Callable[[Callable[[], None]], None], writer: int, lock: "wire.Lock", log: Path) -> None:
+    """The server's process; it never returns.  The log stays when it has something to say."""
+    answer: dict[str, Any] = {"exit": EXIT_OK}
     told = False
 
     def tell(answer: dict[str, Any]) -> None:
         nonlocal told
         if not told:
             told = True
-            os.write(writer, json.dumps(answer).encode())
+            with contextlib.suppress(BrokenPipeError):  # `dmspec mount` was killed; the mount stays
+                os.write(writer, json.dumps(answer).encode())
             os.close(writer)
 
     try:
         os.setsid()
+        lock.name_holder()
         null = os.open(os.devnull, os.O_RDWR)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         os.dup2(null, 0)
@@ -134,14 +166,32 @@ def _child(serve: Callable[[Callable[[], None]], None], writer: int, log: Path) 
         os.dup2(output, 2)
         serve(lambda: tell({"ready": True}))
     except Failure as failure:
-        status = failure.exit_status
-        tell({"exit": status, "problem": failure.format_message()})
-        print(f"dmspec: {failure.format_message()}", file=sys.stderr)
+        answer = {"exit": failure.exit_status, "problem": failure.format_message()}
     except BaseException:  # noqa: BLE001 - it is reported, in full, in a file
         from dmspec.cli.group import report_internal_error
 
         status = report_internal_error()
-        tell({"exit": status, "problem": f"internal error; this is our bug: {log} says where the traceback is"})
+        answer = {"exit": status, "problem": f"internal error; this is our bug: {log} says where the traceback is"}
     finally:
-        sys.stderr.flush()
-        os._exit(status)
+        with contextlib.suppress(OSError):
+            _end_log(log, answer, told=told)
+            lock.release()
+        tell(answer)
+        os._exit(int(answer["exit"]))
+
+
+def _end_log(log: Path, answer: dict[str, Any], *, told: bool) -> None:
+    """Keep the log of a mount that has failed; what libfuse said about one that never was goes to the user."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    said = log.read_text(errors="replace").strip()
+    if answer["exit"] == EXIT_INTERNAL:
+        return
+    if answer["exit"] != EXIT_OK and told:
+        with log.open("a") as file:
+            file.write(f"dmspec: {answer['problem']}\n")
+        return
+    if answer["exit"] != EXIT_OK and said:
+        answer["problem"] += f"\n{said}"
+    if not told or not said:
+        log.unlink()

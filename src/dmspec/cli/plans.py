@@ -21,11 +21,10 @@ def load_plan(path: str) -> "Plan":
     from dmspec.runtime.plan import MAGIC, from_bytes
 
     try:
-        head = Path(path).open("rb").read(64)
-        data = Path(path).read_bytes() if MAGIC.encode() in head else b""
+        data = Path(path).read_bytes()
     except OSError as error:
         die(EXIT_USAGE, f"{path}: {error.strerror}")
-    if data:
+    if MAGIC.encode() in data[:64]:
         try:
             return from_bytes(data)
         except PlanError as error:
