@@ -21,6 +21,7 @@ from dmspec.runtime.units import MIB, SECTOR_BYTES, bytes_text
 
 MAX_BIO_SECTORS: Final = MIB // SECTOR_BYTES
 HASH_PIECE_BYTES: Final = MIB
+KEPT_BYTES: Final = 16 * MIB
 
 
 class Passage(Protocol):
@@ -226,17 +227,39 @@ class DiscardBytes(Frame):
 
 
 class Digest:
-    """A sha256 under way that can be copied with :func:`copy.deepcopy`, as all state can."""
+    """A sha256 under way that can be copied and pickled, as all state can.
 
-    __slots__ = ("hash",)
+    To be pickled it keeps what it was fed, up to :data:`KEPT_BYTES`; an explorer's ranges are small.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("hash", "kept", "size")
+
+    def __init__(self, kept: tuple[bytes, ...] = ()) -> None:
         self.hash = hashlib.sha256()
+        self.kept: list[bytes] = []
+        self.size = 0
+        for piece in kept:
+            self.update(piece)
+
+    def update(self, piece: bytes) -> None:
+        """Feed it."""
+        self.hash.update(piece)
+        self.size += len(piece)
+        if self.size <= KEPT_BYTES:
+            self.kept.append(piece)
+        else:
+            self.kept.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Digest:
         copied = Digest()
         copied.hash = self.hash.copy()
+        copied.kept = list(self.kept)
+        copied.size = self.size
         return copied
+
+    def __reduce__(self) -> tuple[type[Digest], tuple[tuple[bytes, ...]]]:
+        assert self.size <= KEPT_BYTES, "a sha256 of so large a range cannot be pickled half-way"
+        return Digest, (tuple(self.kept),)
 
 
 class HashBytes(Frame):
@@ -261,7 +284,7 @@ class HashBytes(Frame):
         del task
         if isinstance(self.result, int):
             return Return(self.result)
-        self.digest.hash.update(self.result)
+        self.digest.update(self.result)
         self.offset += len(self.result)
         self.result = None
         return Goto("start")

@@ -293,6 +293,16 @@ class ResumedAtEnd(Watch):
         return f"{_and(names)} {'is' if len(names) == 1 else 'are'} left suspended"
 
 
+class NoRace(Watch):
+    """Control operations of two processes do not meet on one device (see ``operations.control.Section``)."""
+
+    judges_steps = True
+
+    def after_step(self, world: World) -> str | None:
+        """Say what met."""
+        return "; ".join(world.races) or None
+
+
 class InSync(Watch):
     """The condition ``insync``; a device that is not there is not judged."""
 
@@ -359,8 +369,8 @@ CHECK_TYPES: Final = (
     CheckType("resumed-at-end", signature(), "No device is left suspended.", ResumedAtEnd),
     CheckType("no-lost-write", signature(pos("device", Kind.TARGETABLE, repeated=True, default=())),
               "What was acknowledged can be read afterwards.", NoLostWrite),
-    CheckType("no-race", signature(), "No two processes are inside suspend and resume of one device.",
-              later="`dmspec explore`"),
+    CheckType("no-race", signature(), "No two processes are inside suspend and resume of one device, nobody swaps in "
+              "another's table, no two live tables write to one place.", NoRace),
     CheckType("model-agrees", signature(pos("device", Kind.DEVICE, repeated=True)),
               "Every read is one that the model of legal contents allows.", later="`dmspec test`"),
     CheckType("expectation", signature(), "Every `expect` of a process is met; asked of every run.", Expectation),

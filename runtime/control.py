@@ -17,7 +17,7 @@ from .frames import EachTarget, InTurn
 from .mapped_device import MappedDevice
 from .suspend import ResumeDevice, Suspend, Swap
 from .table import DestroyTable, LoadTable, Table, split_args
-from .task import DONE, Enter, Frame, Outcome, Return, Task
+from .task import DONE, Enter, Frame, Outcome, Return, Task, Wait
 
 if TYPE_CHECKING:
     from .stack import Stack
@@ -86,25 +86,39 @@ def _natural_length(stack: Stack, kind: str, params: str) -> int | None:
         return None
 
 
+def _bytes(text: str) -> int:
+    """How long a name is to the kernel; one that is no UTF-8 came in as surrogates."""
+    return len(text.encode("utf-8", "surrogateescape"))
+
+
 def check_name(stack: Stack, name: str) -> None:
     """``EINVAL`` for a name that device-mapper does not take, with its log line."""
     if not name:
         stack.log("err", "device-mapper: ioctl: name not supplied when creating device")
         raise DmError(errno.EINVAL)
-    if "/" in name or name in (".", "..", "control") or len(name.encode()) > NAME_MAX_BYTES:
+    if "/" in name or name in (".", "..", "control") or _bytes(name) > NAME_MAX_BYTES:
         stack.log("err", "device-mapper: ioctl: invalid device name")
         raise DmError(errno.EINVAL)
+
+
+def by_uuid(stack: Stack, uuid: str) -> MappedDevice | None:
+    """The device with this uuid."""
+    return next((md for md in stack.devices.values() if md.uuid == uuid), None)
+
+
+def by_number(stack: Stack, major: int, minor: int) -> MappedDevice | None:
+    """The device with this number."""
+    return next((md for md in stack.devices.values() if (md.major, md.minor) == (major, minor)), None)
 
 
 def create(stack: Stack, name: str, *, uuid: str = "", minor: int | None = None) -> MappedDevice:
     """``DM_DEV_CREATE``: not suspended, no table."""
     check_name(stack, name)
-    if len(uuid.encode()) > UUID_MAX_BYTES:
+    if _bytes(uuid) > UUID_MAX_BYTES:
         raise DmError(errno.EINVAL)
     if minor is not None and any(device.minor == minor for device in stack.devices.values()):
         raise DmError(errno.ENXIO)
-    taken = name in stack.devices or (uuid and any(device.uuid == uuid for device in stack.devices.values()))
-    if taken:
+    if name in stack.devices or (uuid and by_uuid(stack, uuid) is not None):
         raise DmError(errno.EBUSY)
     md = MappedDevice(stack, name, stack.free_minor() if minor is None else minor, uuid)
     stack.devices[name] = md
@@ -148,6 +162,7 @@ class Load(Frame):
 
     def gone(self, task: Task) -> Outcome:
         del task
+        self.md.stack.log("err", "device-mapper: ioctl: device has been removed from the dev hash table.")
         return Return(-errno.ENXIO)
 
     def done(self, task: Task) -> Outcome:
@@ -190,7 +205,10 @@ class DoSuspend(Frame):
 
 
 class DoResume(Frame):
-    """``DM_DEV_SUSPEND`` without the suspend flag: swap the inactive table in, then resume."""
+    """``DM_DEV_SUSPEND`` without the suspend flag: swap the inactive table in, then resume.
+
+    ``uevent`` says afterwards whether udev was told, which only a resume that did something does.
+    """
 
     def __init__(self, md: MappedDevice, *, noflush: bool = False, lockfs: bool = True) -> None:
         self.md = md
@@ -198,6 +216,7 @@ class DoResume(Frame):
         self.lockfs = lockfs
         self.old: Table | None = None
         self.error = 0
+        self.uevent = False
 
     def start(self, task: Task) -> Outcome:
         self.table, self.md.inactive = self.md.inactive, None
@@ -232,6 +251,7 @@ class DoResume(Frame):
 
     def resumed(self, task: Task) -> Outcome:
         self.error = self.result
+        self.uevent = not self.error
         if self.old is not None:
             return Enter(DestroyTable(self.old), "finish")
         return self.finish(task)
@@ -261,6 +281,9 @@ class Remove(Frame):
             stack.engine.note(md.name, "remove: the device is in use")
             return Return(-errno.EBUSY)
         del stack.devices[md.name]
+        md.deferred_remove = False
+        if stack.nodes is not None:
+            stack.nodes.discard(md.name)
         if md.live is not None:
             md.event()
         md.events.release()
@@ -292,6 +315,50 @@ class Remove(Frame):
         return DONE
 
 
+class RemoveAll(Frame):
+    """``DM_REMOVE_ALL``: what nobody uses goes, from the first name on again after each (``dm_hash_remove_all``).
+
+    ``deferred`` marks the others, which go when they are closed.
+    """
+
+    def __init__(self, stack: Stack, *, deferred: bool = False) -> None:
+        self.stack = stack
+        self.deferred = deferred
+
+    def start(self, task: Task) -> Outcome:
+        del task
+        skipped = 0
+        for _name, md in sorted(self.stack.devices.items()):
+            if not md.open_count:
+                return Enter(Remove(md), "start")
+            skipped += 1
+            md.deferred_remove = md.deferred_remove or self.deferred
+        if skipped:
+            self.stack.log("warning", f"device-mapper: ioctl: remove_all left {skipped} open device(s)")
+        return DONE
+
+
+class WaitEvent(Frame):
+    """``DM_DEV_WAIT``: until the event number is another than ``event_nr``, or the device is gone.
+
+    The value is 0, or ``-EINTR`` when the waiter was killed.
+    """
+
+    interruptible = True
+
+    def __init__(self, md: MappedDevice, event_nr: int) -> None:
+        self.md = md
+        self.event_nr = event_nr
+
+    def start(self, task: Task) -> Outcome:
+        md = self.md
+        if md.event_nr != self.event_nr or md.stack.devices.get(md.name) is not md:
+            return DONE
+        if task.killed:
+            return Return(-errno.EINTR)
+        return Wait(md.events, f"for an event of {md.name} after number {self.event_nr}")
+
+
 class Rename(Frame):
     """``DM_DEV_RENAME``: another name, or a uuid for a device that has none; counts as an event."""
 
@@ -319,22 +386,44 @@ def rename(md: MappedDevice, *, name: str | None = None, uuid: str = "") -> None
             stack.log("err", f"{prefix} name on mapped device {md.name} to one that already exists: {name}")
             raise DmError(errno.EBUSY)
         del stack.devices[md.name]
+        if stack.nodes is not None and md.name in stack.nodes:
+            stack.nodes.remove(md.name)
+            stack.nodes.add(name)
         stack.engine.note(md.name, f"is now called {name}")
         md.name = name
         stack.devices[name] = md
     else:
-        if any(device.uuid == uuid for device in stack.devices.values() if device is not md):
+        if by_uuid(stack, uuid) is not None:
             stack.log("err", f"{prefix} uuid on mapped device {md.name} to one that already exists: {uuid}")
             raise DmError(errno.EBUSY)
         if md.uuid:
             stack.log("err", f"{prefix} uuid of mapped device {md.name} to {uuid} "
                              f"because uuid is already set to {md.uuid}")
             raise DmError(errno.EINVAL)
-        if not uuid or len(uuid.encode()) > UUID_MAX_BYTES:
+        if not uuid or _bytes(uuid) > UUID_MAX_BYTES:
             raise DmError(errno.EINVAL)
         md.uuid = uuid
     if md.live is not None:
         md.live.event()
+
+
+def rename_by_name(stack: Stack, old: str, *, name: str | None = None, uuid: str = "") -> MappedDevice:
+    """``dm_hash_rename``: the new name is looked at before the device is looked for."""
+    md = stack.devices.get(old)
+    if md is not None:
+        rename(md, name=name, uuid=uuid)
+        return md
+    new = uuid if name is None else name
+    if name is not None:
+        check_name(stack, name)
+    if (by_uuid(stack, uuid) is not None) if name is None else (name in stack.devices):
+        kind = "uuid" if name is None else "name"
+        stack.log("err", f"device-mapper: ioctl: Unable to change {kind} on mapped device {old} to one that "
+                         f"already exists: {new}")
+        raise DmError(errno.EBUSY)
+    stack.log("err", f"device-mapper: ioctl: Unable to rename non-existent device, {old} to "
+                     f"{'uuid ' if name is None else ''}{new}")
+    raise DmError(errno.ENXIO)
 
 
 def message(md: MappedDevice, sector: int, text: str) -> str:
@@ -345,7 +434,10 @@ def message(md: MappedDevice, sector: int, text: str) -> str:
         stack.log("err", "device-mapper: ioctl: Empty message received.")
         raise DmError(errno.EINVAL)
     if words[0].startswith("@"):
-        if words == ["@cancel_deferred_remove"]:
+        if words[0].lower() == "@cancel_deferred_remove":
+            if len(words) != 1:
+                stack.log("err", "device-mapper: ioctl: Invalid arguments for @cancel_deferred_remove")
+                raise DmError(errno.EINVAL)
             md.deferred_remove = False
             return ""
         stack.log("err", f"device-mapper: ioctl: Unsupported message sent to DM core: {words[0]}")

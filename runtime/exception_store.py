@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from .bio import Bio, Buffer, Op
 from .errors import DmError
@@ -55,7 +55,12 @@ class Answer(Frame):
 
 
 class ExceptionStore:
-    """``chunk_sectors`` is 0 until it is known.  ``overflow``: a full store need not lose the snapshot (PO)."""
+    """``chunk_sectors`` is 0 until it is known.  ``overflow``: a full store need not lose the snapshot (PO).
+
+    ``can_merge``: it knows what to merge into the origin next, and forgets what has been merged.
+    """
+
+    can_merge: ClassVar[bool] = False
 
     def __init__(self, stack: Stack, origin: BlockDevice, cow: BlockDevice) -> None:
         self.stack = stack
@@ -98,6 +103,17 @@ class ExceptionStore:
         """Mark the snapshot as invalid where that outlasts it."""
         return None
 
+    def prepare_merge(self) -> Frame:
+        """The value is a triple: how many consecutive chunks come next, and where the last one lay and lies.
+
+        No chunks: there is nothing left to merge.  Or it is a negative errno.
+        """
+        raise NotImplementedError
+
+    def commit_merge(self, count: int) -> Frame:
+        """Forget the last so many exceptions, for good; the value is 0 or a negative errno."""
+        raise NotImplementedError
+
     def usage(self) -> tuple[int, int, int]:
         """Allocated, total and metadata sectors."""
         raise NotImplementedError
@@ -138,6 +154,8 @@ class PersistentStore(ExceptionStore):
     ``unwritten`` has the exceptions whose entries are not on disk yet, ``pending`` counts those that
     have a chunk and no entry.
     """
+
+    can_merge = True
 
     def __init__(self, stack: Stack, origin: BlockDevice, cow: BlockDevice) -> None:
         super().__init__(stack, origin, cow)
@@ -186,6 +204,12 @@ class PersistentStore(ExceptionStore):
 
     def drop(self) -> Frame:
         return DropSnapshot(self)
+
+    def prepare_merge(self) -> Frame:
+        return PrepareMerge(self)
+
+    def commit_merge(self, count: int) -> Frame:
+        return CommitMerge(self, count)
 
     def log(self, level: str, text: str) -> None:
         self.stack.log(level, LOG_PREFIX + text)
@@ -359,6 +383,78 @@ class Commit(Frame):
             store.area = bytearray(store.chunk_bytes)
         settled, store.unwritten = store.unwritten, []
         return Return((settled, bool(store.valid)))
+
+
+class PrepareMerge(Frame):
+    """``persistent_prepare_merge``: the longest run that ends with the last entry, inside one area.
+
+    When an area is used up the one before it is read back.  That fails without a trace, so it can be
+    tried again; the kernel would have gone one area further by then.
+    """
+
+    def __init__(self, store: PersistentStore) -> None:
+        self.store = store
+        self.buffer = bytearray()
+
+    def start(self, task: Task) -> Outcome:
+        store = self.store
+        if store.committed:
+            return self.count(task)
+        if not store.area_index:
+            return Return((0, 0, 0))
+        self.buffer = bytearray(store.chunk_bytes)
+        return Enter(store.chunk_io(Op.READ, store.area_chunk(store.area_index - 1), self.buffer,
+                                    "an area of exceptions"), "read")
+
+    def read(self, task: Task) -> Outcome:
+        if _failed(self.result):
+            return Return(-errno.EIO)
+        store = self.store
+        store.area = self.buffer
+        store.area_index -= 1
+        store.committed = store.entries_per_area
+        return self.count(task)
+
+    def count(self, task: Task) -> Outcome:
+        del task
+        store = self.store
+        last_old, last_new = ENTRY.unpack_from(store.area, (store.committed - 1) * ENTRY.size)
+        count = 1
+        while count < store.committed:
+            entry = ENTRY.unpack_from(store.area, (store.committed - 1 - count) * ENTRY.size)
+            if entry != (last_old - count, last_new - count):
+                break
+            count += 1
+        return Return((count, last_old, last_new))
+
+
+class CommitMerge(Frame):
+    """``persistent_commit_merge``: the area without its last entries, and nothing is allocated behind it.
+
+    Only when that is on disk it is so in memory too: what could not be written may be tried again.
+    """
+
+    def __init__(self, store: PersistentStore, count: int) -> None:
+        self.store = store
+        self.left = store.committed - count
+        self.area = bytearray(store.area)
+        self.area[self.left * ENTRY.size:store.committed * ENTRY.size] = bytes(count * ENTRY.size)
+
+    def start(self, task: Task) -> Outcome:
+        del task
+        store = self.store
+        return Enter(store.chunk_io(Op.WRITE, store.area_chunk(store.area_index), bytes(self.area),
+                                    "the area of exceptions", durable=True), "written")
+
+    def written(self, task: Task) -> Outcome:
+        del task
+        if _failed(self.result):
+            return Return(-errno.EIO)
+        store = self.store
+        store.area = self.area
+        store.committed = self.left
+        store.next_free = store.area_chunk(store.area_index) + store.committed + 1
+        return Return(0)
 
 
 class DropSnapshot(Frame):

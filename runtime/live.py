@@ -142,9 +142,9 @@ class LiveEngine:
                     self._left_over.notify()
         return bio.status
 
-    def run(self, frame: Frame, name: str) -> Any:
-        """Run a frame to its end and return its value."""
-        task = LiveTask(self, name)
+    def run(self, frame: Frame, name: str, task: LiveTask | None = None) -> Any:
+        """Run a frame to its end and return its value; in ``task``, if that has to be another one."""
+        task = task if task is not None else LiveTask(self, name)
         with self.lock:
             self._check()
             task.start(frame)

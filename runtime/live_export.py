@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .bio import Bio, Op
+from .block import BlockDevice
 from .byte_io import ReadBytes, WriteBytes, WriteRanges
 from .frames import WaitForBios
 from .live import Abandoned, LiveEngine
-from .mapped_device import MappedDevice
 from .task import Enter, Frame, Outcome, Return, Task
 from .units import SECTOR_BYTES
 
@@ -34,7 +34,7 @@ class WholeSectors:
     edges: tuple[int, ...] = ()
 
     def __init__(self, bio: Bio) -> None:
-        self.device: MappedDevice = bio.device
+        self.device: BlockDevice = bio.device
         self.first = bio.sector
         self.end = bio.sector + bio.sectors
 
@@ -61,18 +61,23 @@ class InTurnWithWrites(Frame):
 class LiveExport:
     """The mapped devices of a stack that have a size.  Failures are :class:`OSError`.
 
-    ``opened`` has each name with open files: the device, and how many they are.
+    ``opened`` has each name with open files: the device, and how many they are.  ``disks`` are shown too, in a
+    directory listing only with ``list_disks``; a mapped device hides a disk of its name.
     """
 
     def __init__(self, stack: Stack, engine: LiveEngine, ranges: WriteRanges | None = None) -> None:
         self.stack = stack
         self.engine = engine
         self.ranges = ranges if ranges is not None else WriteRanges()
-        self.opened: dict[str, tuple[MappedDevice, int]] = {}
+        self.opened: dict[str, tuple[BlockDevice, int]] = {}
+        self.disks: Mapping[str, BlockDevice] = {}
+        self.list_disks = True
 
     def names(self) -> Sequence[str]:
-        """Devices without a table have no size and are left out."""
-        return sorted(name for name, md in list(self.stack.devices.items()) if md.sectors)
+        """Devices without a table have no size and are left out, unless user space made a node for them."""
+        nodes = self.stack.nodes or ()
+        names = {name for name, md in list(self.stack.devices.items()) if md.sectors or name in nodes}
+        return sorted(names.union(self.disks) if self.list_disks else names)
 
     def size_bytes(self, name: str) -> int:
         return self._known(name).sectors * SECTOR_BYTES
@@ -83,7 +88,7 @@ class LiveExport:
     def open(self, name: str, *, write: bool) -> None:
         """``EBUSY`` for a new device while an older one of that name, renamed since, is still open."""
         def hold() -> None:
-            device = self.stack.devices.get(name)
+            device = self._present(name)
             opened, count = self.opened.get(name, (device, 0))
             if device is None or not device.sectors:
                 raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
@@ -187,14 +192,17 @@ class LiveExport:
             raise OSError(-value, os.strerror(-value))
         return value
 
-    def _known(self, name: str) -> MappedDevice:
+    def _present(self, name: str) -> BlockDevice | None:
+        return self.stack.devices.get(name) or self.disks.get(name)
+
+    def _known(self, name: str) -> BlockDevice:
         opened = self.opened.get(name)
-        device = self.stack.devices.get(name) if opened is None else opened[0]
-        if device is None or not device.sectors:
+        device = self._present(name) if opened is None else opened[0]
+        if device is None or not (device.sectors or name in (self.stack.nodes or ())):
             raise KeyError(name)
         return device
 
-    def _device(self, name: str) -> MappedDevice:
+    def _device(self, name: str) -> BlockDevice:
         try:
             return self._known(name)
         except KeyError:

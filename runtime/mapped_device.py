@@ -159,6 +159,11 @@ class MappedDevice(BlockDevice):
         if not self.in_flight:
             self.drained.release()
 
+    def kick(self) -> None:
+        """Let the worker resubmit what waits, if anything does."""
+        if self.deferred:
+            self.work.queue()
+
     def take_back(self, bio: Bio) -> None:
         """A requeued bio goes in front of all that wait."""
         self.stack.engine.note(self.name, f"{bio!r} is pushed back")

@@ -14,10 +14,15 @@ from .operations.expectations import EXPECTATION_OPERATIONS
 from .operations.faults import FAULT_OPERATIONS
 from .operations.io import IO_OPERATIONS
 from .targets.base import TargetType
+from .targets.delay import DELAY
+from .targets.dust import DUST
 from .targets.error import ERROR
+from .targets.flakey import FLAKEY
 from .targets.linear import LINEAR
+from .targets.log_writes import LOG_WRITES
 from .targets.mirror import MIRROR
 from .targets.snapshot import SNAPSHOT
+from .targets.snapshot_merge import SNAPSHOT_MERGE
 from .targets.snapshot_origin import SNAPSHOT_ORIGIN
 from .targets.striped import STRIPED
 from .targets.zero import ZERO
@@ -38,7 +43,7 @@ def _table(*types: _T) -> Mapping[str, _T]:
 
 
 TARGETS: Mapping[str, TargetType] = _table(
-    LINEAR, STRIPED, ERROR, ZERO, MIRROR, SNAPSHOT_ORIGIN, SNAPSHOT,
+    LINEAR, STRIPED, ERROR, ZERO, MIRROR, SNAPSHOT_ORIGIN, SNAPSHOT, SNAPSHOT_MERGE, DELAY, FLAKEY, DUST, LOG_WRITES,
 )
 OPERATIONS: Mapping[str, OperationType] = _table(
     *CONTROL_OPERATIONS, *IO_OPERATIONS, *FAULT_OPERATIONS, *EXPECTATION_OPERATIONS,

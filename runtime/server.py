@@ -20,6 +20,7 @@ from . import control, wire
 from .backing import FileBacking, Overlay, memory_file, open_file
 from .build import BuildError, SetUp, furnish, prepare
 from .errors import DmspecError, InternalError, PlanError, StoreError, errno_name
+from .ioctl_live import IoctlDoor
 from .live import Abandoned, LiveEngine
 from .live_export import LiveExport
 from .lockfs import LiveFreezer
@@ -124,7 +125,7 @@ class MountServer:
     ``gave_up`` says after that whether held I/O had to fail for the mount to end.
     """
 
-    def __init__(self, plan: Plan, *, spec_folder: Path, store: Path | None = None) -> None:
+    def __init__(self, plan: Plan, *, spec_folder: Path, store: Path | None = None, show_disks: str = "") -> None:
         # The plan's filesystems are simulated ones, for runs; on a mount there are real ones.
         plan = self.plan = replace(plan, filesystems=[])
         self.listeners: list[Callable[[str, str], None]] = []
@@ -149,6 +150,10 @@ class MountServer:
         self.sizes = {md.number: md.sectors for md in self.stack.devices.values()}
         self.engine.after_step = self.world.settle
         self.export = LiveExport(self.stack, self.engine, self.world.ranges)
+        if show_disks:
+            self.export.disks = self.stack.disks
+            self.export.list_disks = show_disks == "listed"
+        self.ioctls = IoctlDoor(self.stack, self.engine)
 
     def _backing(self, disk: Disk) -> FileBacking:
         return self.disks.backings[disk.name]
@@ -177,7 +182,7 @@ class MountServer:
         doors: list[ControlSocket] = []
 
         def ready(mount: Mount) -> None:
-            self.freezer.directory = os.fspath(mount.mountpoint)
+            self.freezer.directory = self.stack.folder = os.fspath(mount.mountpoint)
             self.freezer.on_resume = lambda device: self._resumed(device, mount)
             self.engine.on_broken = mount.stop
             doors.append(ControlSocket(self, mountpoint, mount.stop))
@@ -416,6 +421,8 @@ class ControlSocket:
             if not isinstance(data, bytes):
                 raise PlanError("a plan was expected")
             yield from Doing(self.server, connection, from_bytes(data)).answers()
+        elif (answer := self.server.ioctls.answer(connection, request)) is not None:
+            yield answer
         else:
             raise wire.WireError(f"no such question: {question!r}")
 

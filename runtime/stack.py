@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .targets.base import TargetType
     from .task import Engine, Frame, Task
 
+_LOOP = re.compile(r"loop(\d{1,5})\Z", re.ASCII)
+_DM = re.compile(r"/dev/dm-(\d{1,7})\Z", re.ASCII)
 _NUMBER = re.compile(r"(\d{1,9}):(\d{1,9})\Z", re.ASCII)
 
 
@@ -28,7 +30,12 @@ class Freezer(Protocol):
 
 
 class Stack:
-    """Everything that one machine has.  ``log_lines`` is the kernel log: ``(level, text)``."""
+    """Everything that one machine has.  ``log_lines`` is the kernel log: ``(level, text)``.
+
+    ``nodes``: which devices have a node in /dev/mapper although they have no table yet; ``None`` where
+    nobody keeps nodes, and a device's path is there as soon as the device is.  ``folder`` is where the
+    devices are files, if they are: a table may name them by these paths as well.
+    """
 
     def __init__(self, engine: Engine, era: Era, target_types: Mapping[str, TargetType]) -> None:
         self.engine = engine
@@ -40,6 +47,8 @@ class Stack:
         self.freezer: Freezer | None = None
         self.shared: dict[str, Any] = {}
         self.on_removed: Callable[[MappedDevice], None] | None = None
+        self.nodes: set[str] | None = None
+        self.folder = ""
 
     def log(self, level: str, text: str) -> None:
         """A line of the kernel log, in the kernel's words."""
@@ -47,9 +56,17 @@ class Stack:
         self.engine.note("kernel", f"{level}: {text}")
 
     def add_disk(self, name: str, sectors: int, backing: Backing) -> Disk:
-        disk = Disk(self.engine, name, len(self.disks), sectors, backing)
+        disk = Disk(self.engine, name, self._disk_minor(name), sectors, backing)
         self.disks[name] = disk
         return disk
+
+    def _disk_minor(self, name: str) -> int:
+        """A disk called loop3 has minor 3 if that is free; others get the next one that is."""
+        used = {disk.minor for disk in self.disks.values()}
+        match = _LOOP.match(name)
+        if match and int(match[1]) not in used:
+            return int(match[1])
+        return next(minor for minor in range(len(used) + 1) if minor not in used)
 
     def everything(self) -> Iterator[BlockDevice]:
         yield from self.disks.values()
@@ -63,11 +80,19 @@ class Stack:
                 if (device.major, device.minor) == (int(number[1]), int(number[2])):
                     return self._usable(device)
             raise DmError(errno.ENXIO)
-        name = path.removeprefix("/dev/mapper/").removeprefix("/dev/")
+        number = _DM.match(path)
+        if number:
+            return self.lookup(f"{MappedDevice.major}:{number[1]}")
+        name = path.removeprefix(f"{self.folder}/") if self.folder else path
+        name = name.removeprefix("/dev/mapper/").removeprefix("/dev/")
         found = self.disks.get(name) or self.devices.get(name)
-        if found is None:
+        if found is None or (path != name and isinstance(found, MappedDevice) and not self.has_node(found)):
             raise DmError(errno.ENODEV)
         return self._usable(found)
+
+    def has_node(self, md: MappedDevice) -> bool:
+        """Whether /dev/mapper has a file for it: once it has a table, or where user space made one."""
+        return self.nodes is None or md.live is not None or md.name in self.nodes
 
     @staticmethod
     def _usable(device: BlockDevice) -> BlockDevice:

@@ -85,7 +85,7 @@ class Suspend(Frame):
         md = self.md
         md.noflush_suspending = False
         md.block_io = False
-        md.work.queue()
+        md.kick()
         md.stack.engine.note(md.name, "suspend interrupted: bios no longer wait")
         frame = md.stack.thaw(md)
         return Enter(frame, "thawed") if frame is not None else self.thawed(task)
@@ -156,7 +156,7 @@ class ResumeDevice(Frame):
     def unblock(self, task: Task) -> Outcome:
         md = self.md
         md.block_io = False
-        md.work.queue()
+        md.kick()
         frame = md.stack.thaw(md)
         if frame is not None:
             return Enter(frame, "finish")
@@ -200,5 +200,5 @@ def internal_resume(md: MappedDevice, task: Task) -> None:
     """``dm_internal_resume_fast``: undo :class:`InternalSuspend`."""
     if not md.suspended:
         md.block_io = False
-        md.work.queue()
+        md.kick()
     md.suspend_lock.release(task)

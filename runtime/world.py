@@ -108,6 +108,9 @@ class World:
         self.ranges = WriteRanges()
         self.digests: dict[str, str] = {}
         self.suspenders: dict[str, str] = {}
+        self.inside: dict[str, str] = {}
+        self.loaders: dict[str, str] = {}
+        self.races: list[str] = []
         self.halted = False
         self.halt = Latch("the end of the pause")
         self.setup: Task | None = None

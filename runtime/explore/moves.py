@@ -28,13 +28,19 @@ class Move:
 
 
 class ExploredRun(Running):
-    """A run whose faults with ``at=any`` strike when a move says so; ``faults_left`` of each."""
+    """A run whose faults with ``at=any`` strike when a move says so; ``faults_left`` of each.
+
+    ``last`` and ``preemptions`` are kept only where preemptions are bounded: who moved last, and how often
+    somebody who could go on was interrupted.
+    """
 
     def __init__(self, world: World, scenario: plans.Scenario) -> None:
         super().__init__(world, scenario, schedule=Schedule())
         self.planned = None
         self.armed = [armed for armed in self.armed if "step" in armed.fault.at]
         self.faults_left = [fault.most if "any" in fault.at else 0 for fault in scenario.faults]
+        self.last = ""
+        self.preemptions = 0
 
 
 class Steering:
@@ -65,6 +71,12 @@ def moves_of(run: ExploredRun) -> list[Move]:
         moves.append(Move("task", 0))
     moves += [Move("fault", index) for index, left in enumerate(run.faults_left) if left]
     return moves
+
+
+def interrupts(run: ExploredRun, move: Move) -> bool:
+    """Whether a move takes the turn from a task that could go on."""
+    return move.kind == "task" and mover(run, move) != run.last and \
+        any(task.name == run.last for task in run.engine.runnable)
 
 
 def make(run: ExploredRun, move: Move) -> list[Move]:

@@ -6,6 +6,7 @@ other stores (on disk, or sharded over machines by key) can take the place of :c
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from typing import Final, Protocol
 from .. import plan as plans
 from .. import trace as traces
 from ..build import build
+from ..checks import stuck_processes
+from ..operations.base import EXPECTATION
 from ..registry import TARGETS
-from ..runner import Watching, all_checks, scenario_of
+from ..runner import NO_DEADLOCK, Watching, all_checks, scenario_of
 from ..sim import SimEngine
-from .moves import ExploredRun, Move, make, mover, moves_of
+from .moves import ExploredRun, Move, interrupts, make, mover, moves_of
 from .state import Codec
 
 PROGRESS_STATES: Final = 500
@@ -109,18 +112,71 @@ class Exploration:
     reached: dict[str, bool] = field(default_factory=dict)
 
 
+class Graph:
+    """Who moves from which state to which, to find processes that can never move again."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[bytes, int] = {}
+        self.keys: list[bytes] = []
+        self.alive: dict[str, list[int]] = {}
+        self.moves: dict[str, list[int]] = {}
+        self.sources = array("L")
+        self.targets = array("L")
+
+    def _number(self, key: bytes) -> int:
+        number = self.numbers.get(key)
+        if number is None:
+            number = self.numbers[key] = len(self.keys)
+            self.keys.append(key)
+        return number
+
+    def note_state(self, key: bytes, run: ExploredRun) -> None:
+        """Who still has something to do in a state."""
+        number = self._number(key)
+        for process in stuck_processes(run.world):
+            self.alive.setdefault(process.name, []).append(number)
+
+    def note_move(self, key: bytes, after: bytes, who: str) -> None:
+        source = self._number(key)
+        self.sources.append(source)
+        self.targets.append(self._number(after))
+        self.moves.setdefault(who.partition(".")[0], []).append(source)
+
+    def stuck(self, process: str) -> bytes | None:
+        """The first state in which a process has not ended and from which no move of its can be reached."""
+        back: list[list[int]] = [[] for _ in self.keys]
+        for source, target in zip(self.sources, self.targets, strict=True):
+            back[target].append(source)
+        good = bytearray(len(self.keys))
+        todo = list(dict.fromkeys(self.moves.get(process, [])))
+        for number in todo:
+            good[number] = 1
+        while todo:
+            for source in back[todo.pop()]:
+                if not good[source]:
+                    good[source] = 1
+                    todo.append(source)
+        return next((self.keys[number] for number in self.alive.get(process, []) if not good[number]), None)
+
+
 class Explorer:
     """Explores one scenario.
 
     ``most_states`` bounds the search, ``keep_going`` is asked now and then and ends it when it
     answers ``False`` (Ctrl-C, a time limit); both leave a result that says it is partial.
+    ``preemptions`` restricts it to runs with at most so many interruptions of a task that could go on.
     """
 
     def __init__(self, plan: plans.Plan, scenario_name: str, *, most_states: int | None = None,
+                 preemptions: int | None = None, stop_when_all_found: bool = False,
                  store: Store | None = None) -> None:
         self.plan = plan
         self.scenario = scenario_of(plan, scenario_name)
         self.most_states = most_states
+        self.preemptions = preemptions
+        self.wanted = {check.name for check in all_checks(self.scenario) if check.mode != "sometimes"} - {EXPECTATION} \
+            if stop_when_all_found else set()
+        self.graph = Graph()
         self.store: Store = store if store is not None else MemoryStore()
         self.codec = Codec(
             keeps_writes=any(check.name in ("no-lost-write", "frozen") for check in all_checks(self.scenario)),
@@ -150,12 +206,38 @@ class Explorer:
             if not self._may_go_on(keep_going):
                 break
         self.progress.states = len(self.store)
+        if self.result.complete:
+            self._partial_deadlock()
         return self.result
+
+    def run_interruptibly(self, keep_going: Callable[[Progress], bool] = lambda _progress: True) -> Exploration:
+        """As :meth:`run`; Ctrl-C ends the search and leaves what it has found."""
+        try:
+            return self.run(keep_going)
+        except KeyboardInterrupt:
+            self.result.complete, self.result.stopped = False, "interrupted"
+            self.progress.states = len(self.store)
+            return self.result
+
+    def _partial_deadlock(self) -> None:
+        """A process that can never move again, though others always can."""
+        if NO_DEADLOCK not in {check.name for check in all_checks(self.scenario)} or \
+                NO_DEADLOCK in self.result.findings:
+            return
+        for name in self.scenario.run:
+            key = self.graph.stuck(name)
+            if key is not None:
+                text = f"{name} can never move again, while others go on for ever"
+                self.result.findings[NO_DEADLOCK] = Finding(NO_DEADLOCK, text, self.store.path(key), len(self.store))
+                return
 
     def _may_go_on(self, keep_going: Callable[[Progress], bool]) -> bool:
         progress = self.progress
         progress.states = len(self.store)
         progress.frontier = self.store.waiting
+        if self.wanted and self.wanted <= set(self.result.findings):
+            self.result.complete, self.result.stopped = False, "every check has been violated"
+            return False
         if self.most_states is not None and progress.states >= self.most_states and progress.frontier:
             self.result.complete, self.result.stopped = False, f"the bound of {self.most_states} states"
             return False
@@ -175,17 +257,26 @@ class Explorer:
             run.come_to_rest()
             self._judge(run, key)
             run = self.codec.thaw(state) if todo else run
+        if self.preemptions is not None and run.preemptions >= self.preemptions:
+            todo = [move for move in todo if not interrupts(run, move)]
+        self.graph.note_state(key, run)
         fresh = True
         while todo:
             if not fresh:
                 run = self.codec.thaw(state)
             fresh = False
             move = todo.pop(0)
+            who = mover(run, move)
+            if self.preemptions is not None:
+                run.preemptions += interrupts(run, move)
+                run.last = who if move.kind == "task" else run.last
             todo = make(run, move) + todo
             self.progress.transitions += 1
             self._judge(run, key, move)
             after = self.codec.freeze(run)
-            self.store.add(self.codec.key(after), after, key, move)
+            after_key = self.codec.key(after)
+            self.store.add(after_key, after, key, move)
+            self.graph.note_move(key, after_key, who)
 
     def _judge(self, run: ExploredRun, parent: bytes | None, move: Move | None = None) -> None:
         """Note violations and what was reached; then forget them, so that the search goes on behind."""

@@ -62,7 +62,7 @@ class Codec:
         self._forget(run)
         file = io.BytesIO()
         pickler = pickle.Pickler(file, 5)
-        pickler.dispatch_table = self.table  # type: ignore[assignment]
+        pickler.dispatch_table = self.table
         pickler.dump(run)
         return file.getvalue()
 

@@ -15,6 +15,7 @@ from dmspec.runtime.signature import Kind, flag, opt, pos, signature
 from dmspec.runtime.task import DONE, Enter, Frame, Outcome, Return, Task
 
 if TYPE_CHECKING:
+    from dmspec.runtime.block import BlockDevice
     from dmspec.runtime.process import ProcessTask
     from dmspec.runtime.stack import Stack
 
@@ -122,8 +123,70 @@ def _create(process: ProcessTask, args: dict[str, Any]) -> Frame:
                         read_only=args["read_only"])
 
 
+class Section(Frame):
+    """A resume, with the end of the section that the suspend began.
+
+    Between its suspend and the end of its resume a device belongs to one process: anybody else who suspends,
+    resumes or loads it meanwhile is noted for the check `no-race`.
+    """
+
+    def __init__(self, process: ProcessTask, devices: list[MappedDevice], resume: Frame) -> None:
+        self.process = process
+        self.devices = devices
+        self.resume = resume
+
+    def start(self, task: Task) -> Outcome:
+        """Note who swaps in a table that somebody else has loaded, and resume."""
+        del task
+        for md in self.devices:
+            meddles(self.process, md, "resumes")
+            loader = self.process.world.loaders.pop(md.name, self.process.root.name)
+            if md.inactive is not None and loader != self.process.root.name:
+                self.process.world.races.append(
+                    f"{self.process.root.name} swaps in the table of {md.name} that {loader} has loaded")
+        return Enter(self.resume, "done")
+
+    def done(self, task: Task) -> Outcome:
+        """The section ends; see whether two live tables write to one place now."""
+        del task
+        world = self.process.world
+        for md in self.devices:
+            if world.inside.get(md.name) == self.process.root.name:
+                del world.inside[md.name]
+        overlap = two_writers(world.stack)
+        if overlap:
+            world.races.append(overlap)
+        return Return(self.result)
+
+
+def meddles(process: ProcessTask, md: MappedDevice, verb: str) -> None:
+    """Note it when somebody else is between suspend and resume of the device."""
+    owner = process.world.inside.get(md.name)
+    if owner is not None and owner != process.root.name:
+        process.world.races.append(f"{process.root.name} {verb} {md.name} while {owner} is between suspend and resume "
+                                   "of it")
+
+
+def two_writers(stack: Stack) -> str:
+    """Two devices that are not suspended and whose live tables write to one range of a device."""
+    seen: list[tuple[str, BlockDevice, int, int]] = []
+    for md in stack.devices.values():
+        if md.live is None or md.suspended:
+            continue
+        mine = [(md.name, device, start, start + length) for target in md.live.targets
+                for device, start, length in target.write_areas()]
+        for name, device, start, end in mine:
+            for other, other_device, other_start, other_end in seen:
+                if device is other_device and start < other_end and other_start < end:
+                    return f"the live tables of {other} and {name} both write to {device.name}"
+        seen += mine
+    return ""
+
+
 def _load(process: ProcessTask, args: dict[str, Any]) -> Frame:
     [md] = _devices(process, [args["device"]])
+    meddles(process, md, "loads a table into")
+    process.world.loaders[md.name] = process.root.name
     return control.Load(md, table_lines(process.world.stack, args["table"], md), read_only=args["read_only"])
 
 
@@ -135,14 +198,17 @@ def _clear(process: ProcessTask, args: dict[str, Any]) -> Frame:
 def _suspend(process: ProcessTask, args: dict[str, Any]) -> Frame:
     devices = _devices(process, args["device"])
     for md in devices:
+        meddles(process, md, "suspends")
+        process.world.inside.setdefault(md.name, process.root.name)
         if not md.suspended:
             process.world.suspenders[md.name] = process.name
     return InTurn(control.DoSuspend(md, noflush=args["noflush"], lockfs=not args["nolockfs"]) for md in devices)
 
 
 def _resume(process: ProcessTask, args: dict[str, Any]) -> Frame:
-    return InTurn(control.DoResume(md, noflush=args["noflush"], lockfs=not args["nolockfs"])
-                  for md in _devices(process, args["device"]))
+    devices = _devices(process, args["device"])
+    return Section(process, devices, InTurn(
+        control.DoResume(md, noflush=args["noflush"], lockfs=not args["nolockfs"]) for md in devices))
 
 
 def _remove(process: ProcessTask, args: dict[str, Any]) -> Frame:

@@ -105,6 +105,10 @@ class Target:
         """The parts of other devices in use: device, start, length (``iterate_devices``)."""
         return iter(())
 
+    def write_areas(self) -> Iterator[tuple[BlockDevice, int, int]]:
+        """Those of them that it writes to."""
+        return self.areas()
+
     def compare_areas(self) -> Iterator[list[tuple[BlockDevice, int, int]]]:
         """Groups of areas (device, start, length) that hold the same bytes whenever all is at rest."""
         return iter(())

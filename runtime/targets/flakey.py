@@ -3,6 +3,7 @@
 The facts are those of the reference (targets.md, section 8) and of the recordings h-others, f2-invalid-tables and
 c-mirror-failure (Linux 6.1, version 1.5.0 of the driver).  Where later kernels differ, 6.1 is followed:
 
+* a down interval that is no number is told as ``Invalid up interval`` as well;
 * without a feature every read and write fails while the device is down, and so does a flush; the table says ``0``,
   and its parameters end with a blank;
 * ``corrupt_bio_byte N r`` changes nothing that comes from a disk, since this kernel looks for the byte in what is
@@ -166,8 +167,7 @@ class Flakey(Target):
             raise DmError(errno.EINVAL, "Invalid argument count")
         self.started_ns = self.stack.engine.now_ns
         self.offset = parse_number(argv[1], "Invalid device sector")
-        self.up_s = _interval(argv[2], "Invalid up interval")
-        self.down_s = _interval(argv[3], "Invalid down interval")
+        self.up_s, self.down_s = (parse_number(word, "Invalid up interval") & _U32 for word in argv[2:4])
         total = (self.up_s + self.down_s) & _U32
         if not total:
             raise DmError(errno.EINVAL, "Total (up + down) interval is zero")
@@ -250,11 +250,6 @@ class Flakey(Target):
 
     def areas(self) -> Iterator[tuple[BlockDevice, int, int]]:
         yield self.device, self.offset, self.length
-
-
-def _interval(word: str, reason: str) -> int:
-    """A bad down interval is told with its own words, though kernels up to 6.8 speak of the up interval."""
-    return parse_number(word, reason) & _U32
 
 
 def _fnv1a(data: bytes) -> int:

@@ -1,8 +1,8 @@
 """snapshot (kernel: drivers/md/dm-snap.c).
 
-Order of decisions and wording: the reference (snapshot.md) and recordings from Linux 6.1.  A later target,
-snapshot-merge, is this one with another map, another resume and a loop that goes backwards through the
-store.
+Order of decisions and wording: the reference (snapshot.md) and recordings from Linux 6.1.  snapshot-merge
+(:mod:`.snapshot_merge`) is this target with another map, another resume and a loop that goes backwards
+through the store.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..bio import Bio, Op
 from ..block import BlockDevice
@@ -35,12 +35,14 @@ class Snapshot(Target):
 
     ``complete`` maps chunks of the origin to chunks of the COW device; ``pending`` has the copies under
     way, ``early`` those of them that ended before their turn.  ``reads`` counts the reads that went to
-    the origin, by chunk.  ``parked`` bios wait where the kernel's caller would wait inside ``map``; the
-    flag tells those that are writes to the origin.  ``invalidating``: the snapshot is lost as soon
-    as its header says so.
+    the origin, by chunk (of a merging snapshot: the writes that went to the COW device).  ``parked`` bios
+    wait where the kernel's caller would wait inside ``map``; the flag tells those that are writes to the
+    origin.  ``invalidating``: the snapshot is lost as soon as its header says so.  ``merging``: it is
+    a merging one, to which its origin is open for writing.
     """
 
     has_end_io = True
+    merging: ClassVar[bool] = False
 
     def __init__(self, table: Table, begin: int, length: int) -> None:
         super().__init__(table, begin, length)
@@ -71,7 +73,7 @@ class Snapshot(Target):
             raise DmError(errno.EINVAL, "requires 4 or more arguments")
         self.discard_zeroes_cow = self.discard_passdown_origin = False
         self._parse_features(argv[4:])
-        self.origin = self.get_device(argv[0], "Cannot get origin device", write=False)
+        self.origin = self.get_device(argv[0], "Cannot get origin device", write=self.merging)
         self.cow = self._get_cow(argv[1])
         try:
             self.store: ExceptionStore = create_store(self.stack, self.origin, self.cow, argv[2], argv[3])
@@ -116,11 +118,16 @@ class Snapshot(Target):
             source, destination, count = snapshots.sharing_cow(self)
             if count == 2 or destination is not None:
                 raise DmError(errno.EINVAL, "Snapshot cow pairing for exception table handover failed")
+            if source is not None:
+                self.check_source(source)
         snapshots.insert(self)
         if source is not None:
             self.store.chunk_sectors = 0
             return None
         return ReadStore(self)
+
+    def check_source(self, source: Snapshot) -> None:
+        """Refuse to take over from a snapshot where that cannot be."""
 
     def metadata_read(self, answer: int) -> int | DmError:
         """The end of the constructor: 0, or its failure."""
@@ -195,6 +202,10 @@ class Snapshot(Target):
         yield self.origin, 0, self.length
         yield self.cow, 0, self.cow.sectors
 
+    def write_areas(self) -> Iterator[tuple[BlockDevice, int, int]]:
+        """It never writes its origin."""
+        yield self.cow, 0, self.cow.sectors
+
     # I/O to the snapshot
 
     def map(self, bio: Bio) -> int:
@@ -214,24 +225,24 @@ class Snapshot(Target):
         if bio.op is Op.DISCARD:
             return self._map_discard(bio, chunk)
         if chunk in self.complete:
-            self._to_cow(bio, self.complete[chunk])
+            self.to_cow(bio, self.complete[chunk])
             return REMAPPED
         if writing:
             return self._map_write(bio, chunk)
         bio.device = self.origin
-        self._track(bio, chunk)
+        self.track(bio, chunk)
         return REMAPPED
 
     def _map_discard(self, bio: Bio, chunk: int) -> int:
         """The second clone goes to the origin, behind the back of every snapshot; without a copy, nothing is to do."""
         if bio.number and self.discard_passdown_origin:
             bio.device = self.origin
-            self._track(bio, chunk)
+            self.track(bio, chunk)
             return REMAPPED
         if chunk not in self.complete:
             bio.complete(0)
             return SUBMITTED
-        self._to_cow(bio, self.complete[chunk])
+        self.to_cow(bio, self.complete[chunk])
         if bio.sectors != self.chunk_sectors:
             return REMAPPED
         ZeroChunk(self, bio).start()
@@ -247,7 +258,7 @@ class Snapshot(Target):
             self.invalidate(errno.ENOMEM)
             self.park(bio, from_origin=False)
             return SUBMITTED
-        self._to_cow(bio, pending.new)
+        self.to_cow(bio, pending.new)
         if not pending.started and bio.sectors == self.chunk_sectors:
             pending.start_full(bio)
         else:
@@ -255,11 +266,13 @@ class Snapshot(Target):
             pending.start_copy()
         return SUBMITTED
 
-    def _to_cow(self, bio: Bio, new: int) -> None:
+    def to_cow(self, bio: Bio, new: int) -> None:
+        """``remap_exception``."""
         bio.device = self.cow
         bio.sector = new * self.chunk_sectors + bio.sector % self.chunk_sectors
 
-    def _track(self, bio: Bio, chunk: int) -> None:
+    def track(self, bio: Bio, chunk: int) -> None:
+        """Count it until it ends: something has to wait for that."""
         bio.hook = chunk
         self.reads[chunk] = self.reads.get(chunk, 0) + 1
 

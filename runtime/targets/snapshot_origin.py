@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..bio import Bio, Op
 from ..block import BlockDevice
 from ..errors import DmError
 from ..signature import Kind, pos, signature
-from ..task import Frame
+from ..task import Frame, Latch, Wait
 from .base import REMAPPED, SUBMITTED, Target, TargetType
 
 if TYPE_CHECKING:
     from ..mapped_device import MappedDevice
     from ..stack import Stack
     from .snapshot import Snapshot
+    from .snapshot_merge import SnapshotMerge
 
 
 class Snapshots:
@@ -28,11 +29,13 @@ class Snapshots:
 
     ``by_origin`` has, for each origin device, its snapshots with the largest chunks first, those of
     one size in the order of their registration.  ``origins`` are the snapshot-origin targets in use.
+    ``settled`` is released whenever a copy for any snapshot has been settled.
     """
 
     def __init__(self) -> None:
         self.by_origin: list[tuple[BlockDevice, list[Snapshot]]] = []
         self.origins: list[SnapshotOrigin] = []
+        self.settled = Latch("a copy for a snapshot")
 
     def of(self, origin: BlockDevice) -> list[Snapshot]:
         for device, snapshots in self.by_origin:
@@ -62,6 +65,11 @@ class Snapshots:
         active = [one for one in same if one.active]
         waiting = [one for one in same if not one.active]
         return active[-1] if active else None, waiting[-1] if waiting else None, len(same)
+
+    def merging(self, origin: BlockDevice) -> SnapshotMerge | None:
+        """The merging snapshot of an origin; of several the last one counts."""
+        found = [one for one in self.of(origin) if one.merging]
+        return cast("SnapshotMerge", found[-1]) if found else None
 
     def mapped_origin(self, origin: BlockDevice) -> MappedDevice | None:
         """The mapped device through which the origin is written, if one is in use."""
@@ -98,7 +106,7 @@ def write_origin(stack: Stack, origin: BlockDevice, bio: Bio, *, limited: bool) 
     last = None
     queued = False
     for snapshot in snapshots:
-        if bio.sector >= snapshot.table.sectors or not snapshot.valid or not snapshot.active:
+        if not _wants_copy(snapshot, bio.sector):
             continue
         if snapshot.invalidating and queued:
             continue
@@ -124,6 +132,38 @@ def write_origin(stack: Stack, origin: BlockDevice, bio: Bio, *, limited: bool) 
     if last is not None:
         last.start_copy()
     return SUBMITTED if queued else REMAPPED
+
+
+def _wants_copy(snapshot: Snapshot, sector: int) -> bool:
+    """Whether a snapshot takes part at all; a merging one has in effect been deleted."""
+    return not snapshot.merging and sector < snapshot.table.sectors and snapshot.valid and snapshot.active
+
+
+def keep_extent(merge: Snapshot, first: int, sectors: int) -> Wait | None:
+    """``origin_write_extent``: have every other snapshot keep what a merge is about to overwrite.
+
+    ``None``: all of them have it.  Else it is to be asked again after the wait.  It goes in steps of the
+    smallest chunk that there was when the merging table was resumed.
+    """
+    snapshots = snapshots_of(merge.stack)
+    wait = None
+    for sector in range(first, first + sectors, merge.max_io_sectors or sectors):
+        for snapshot in snapshots.of(merge.origin):
+            if not _wants_copy(snapshot, sector):
+                continue
+            chunk = sector // snapshot.chunk_sectors
+            pending = None if snapshot.invalidating else snapshot.pending.get(chunk)
+            if pending is None and not snapshot.invalidating:
+                if chunk in snapshot.complete:
+                    continue
+                pending = snapshot.new_pending(chunk)
+                if pending is None:
+                    snapshot.invalidate(errno.ENOMEM)
+            if pending is None:
+                return Wait(snapshot.invalidated, "for a snapshot's header to be written as invalid")
+            pending.start_copy()
+            wait = Wait(snapshots.settled, "for other snapshots of the origin to have copies")
+    return wait
 
 
 class SnapshotOrigin(Target):

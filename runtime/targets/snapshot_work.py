@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..bio import BioOwner
     from ..mapped_device import MappedDevice
     from .snapshot import Snapshot
+    from .snapshot_merge import SnapshotMerge
 
 
 class PendingException:
@@ -191,6 +192,7 @@ class PendingComplete(Frame):
                 bio.submit()
         if not snapshot.pending:
             snapshot.settled.release()
+        snapshots_of(snapshot.stack).settled.release()
         return DONE
 
 
@@ -258,23 +260,36 @@ class ResumeSnapshot(Frame):
     """``snapshot_resume``: take the exceptions over if there is somebody to take them from; be active.
 
     Meanwhile the origin's mapped device is suspended, without its targets knowing, so that no copy is
-    under way (since Linux 4.0).  If that device holds bios that cannot end, this waits as well.
+    under way (since Linux 4.0).  If that device holds bios that cannot end, this waits as well.  A merge
+    that runs in it is stopped for that time.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.origin_md: MappedDevice | None = None
+        self.merge: SnapshotMerge | None = None
 
     def start(self, task: Task) -> Outcome:
         snapshot = self.snapshot
         if not snapshot.stack.era.snapshot_handover:
             return self._activate()
-        self.origin_md = snapshots_of(snapshot.stack).mapped_origin(snapshot.origin)
+        snapshots = snapshots_of(snapshot.stack)
+        self.origin_md = snapshots.mapped_origin(snapshot.origin)
+        if self.origin_md is None:
+            self.merge = snapshots.merging(snapshot.origin)
+            self.origin_md = self.merge.table.md if self.merge is not None else None
         if self.origin_md is snapshot.table.md:
             self.origin_md = None
         if self.origin_md is None:
+            self.merge = None
             return self.take_over(task)
-        return Enter(InternalSuspend(self.origin_md), "take_over")
+        return Enter(InternalSuspend(self.origin_md), "stop_merge")
+
+    def stop_merge(self, task: Task) -> Outcome:
+        if self.merge is None or not self.merge.running:
+            self.merge = None
+            return self.take_over(task)
+        return Enter(self.merge.stop(), "take_over")
 
     def take_over(self, task: Task) -> Outcome:
         """The wait is ours: the kernel would go on, and fall over copies of a snapshot that is invalid."""
@@ -282,10 +297,17 @@ class ResumeSnapshot(Frame):
         snapshot = self.snapshot
         source, destination, _count = snapshots_of(snapshot.stack).sharing_cow(snapshot)
         if source is not None and destination is snapshot:
+            if source.invalidating:
+                return Wait(source.invalidated, "for the header of the table whose exceptions it takes over")
             if source.pending or source.copier.work.busy:
                 latch = source.settled if source.pending else source.copier.work.idle
                 return Wait(latch, "for copies of the table whose exceptions it takes over")
             snapshot.take_over(source)
+        if self.merge is not None:
+            return Enter(self.merge.go_on(), "release_origin")
+        return self.release_origin(task)
+
+    def release_origin(self, task: Task) -> Outcome:
         if self.origin_md is not None:
             internal_resume(self.origin_md, task)
         return self._activate()

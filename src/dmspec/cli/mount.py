@@ -26,9 +26,13 @@ if TYPE_CHECKING:
                    "memory.")
 @click.option("--fuse", "binding", type=click.Choice(["auto", "mfusepy", "fusepy"]), default="auto",
               help="Which binding to use: mfusepy (libfuse 3) or fusepy (libfuse 2).")
+@click.option("--disks", "show_disks", flag_value="listed", default=None, help="Show the disks as files too.")
+@click.option("--hidden-disks", "show_disks", flag_value="hidden",
+              help="The same, but they are left out when DIR is listed.")
 @click.option("--foreground", is_flag=True, help="Stay until unmounted, by `umount`, Ctrl-C or SIGTERM.")
 @click.option("--quiet", is_flag=True, help="Say nothing when it is there.")
-def command(file: str, directory: str, store: str | None, binding: str, *, foreground: bool, quiet: bool) -> int:
+def command(file: str, directory: str, store: str | None, binding: str, *, show_disks: str | None,
+            foreground: bool, quiet: bool) -> int:
     """Show the devices of FILE as files in DIR, for dd, mkfs, fsck and losetup.
 
     The processes and scenarios of FILE do not run; `dmspec do DIR "..."` does things to the stack.
@@ -44,7 +48,8 @@ def command(file: str, directory: str, store: str | None, binding: str, *, foreg
     store_folder = Path(store).resolve() if store else None
 
     def serve(tell: Callable[[], None]) -> None:
-        _serve(plan, mountpoint, tell, Path(file).resolve().parent, store_folder, binding)
+        _serve(plan, mountpoint, tell, Path(file).resolve().parent, store_folder, binding,
+               show_disks or "")
 
     def ready() -> None:
         if not quiet:
@@ -88,14 +93,14 @@ def _lock(mountpoint: Path, store: Path | None) -> "wire.Lock":
 
 
 def _serve(plan: "Plan", mountpoint: Path, ready: Callable[[], None], spec_folder: Path, store: Path | None,
-           binding: str) -> None:
+           binding: str, show_disks: str) -> None:
     """Bring the stack up, mount it, and take it down at the end; known failures leave as `Failure`."""
     from dmspec.runtime.errors import DmspecError, InternalError
     from dmspec.runtime.fuse import FuseUnavailable, MountFailed
     from dmspec.runtime.server import GAVE_UP, MountServer
 
     try:
-        server = MountServer(plan, spec_folder=spec_folder, store=store)
+        server = MountServer(plan, spec_folder=spec_folder, store=store, show_disks=show_disks)
         was_ready = False
 
         def now_ready() -> None:

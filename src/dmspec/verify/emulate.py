@@ -49,6 +49,7 @@ class Emulated:
         self.seen: list[Seen] = []
         self.tables: dict[int, list[str]] = {}
         self.pending: dict[int, tuple[Task, list[BlockDevice]]] = {}
+        self.names = {one.name for one in disks}
         for one in disks:
             self.world.stack.disks[one.name].backing.write(0, memoryview(one.contents))
 
@@ -75,6 +76,7 @@ class Emulated:
             self.world.stack.release(device)
         self.seen.append(Seen(outcome, []))
         self._rest()
+        self.names |= set(self.world.stack.devices)
         self.seen[-1].view = self.view(tables=step.op not in QUIET)
         return outcome
 
@@ -177,12 +179,12 @@ class Emulated:
         """What every disk and every device that can be read holds, and the error that ended the reading."""
         held: dict[str, tuple[bytes, str]] = {}
         stack = self.world.stack
-        for name in self.readable():
-            held[name] = self._read(stack.devices[name])
         for disk in stack.disks.values():
             buffer = bytearray(disk.sectors * SECTOR_BYTES)
             disk.backing.read(0, memoryview(buffer))
             held[disk.name] = (bytes(buffer), "")
+        for name in self.readable():
+            held[name] = self._read(stack.devices[name])
         return held
 
     def readable(self) -> list[str]:
@@ -207,7 +209,9 @@ class Emulated:
     def played(self, name: str) -> Played:
         """The case as it went."""
         case = Case(name, self.disks, tuple(self.steps))
-        return Played(case, self.steps, self.seen, self.tables, self.contents(), bool(self.pending))
+        sizes = {one.name: one.sectors * SECTOR_BYTES for one in self.world.stack.everything()}
+        return Played(case, self.steps, self.seen, self.tables, self.contents(), sizes, frozenset(self.names),
+                      bool(self.pending))
 
 
 def play(case: Case) -> Played:

@@ -10,6 +10,7 @@ The root is copied for each boot (about 6 MB), because a guest may write into it
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -29,6 +30,7 @@ MODULES: Final = (
 )
 # A guest that prints nothing for so long hangs; a start takes about 3 s, the longest step less.
 SILENCE_S: Final = 40.0
+_PR_SET_PDEATHSIG: Final = 1
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _INIT: Final = """#!/bin/busybox sh
 export PATH=/bin DM_DISABLE_UDEV=1
@@ -153,7 +155,8 @@ def boot(guest: Guest, script: str, disks: Sequence[Path], *, silence_s: float =
         environment = {**os.environ, "TMPDIR": folder}
         with open(Path(folder) / "console", "wb") as console:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
-                                       cwd=folder, env=environment, start_new_session=True)
+                                       cwd=folder, env=environment, start_new_session=True,
+                                       preexec_fn=_end_with_parent)
             try:
                 _wait(process, root / "output", silence_s)
             finally:
@@ -161,6 +164,11 @@ def boot(guest: Guest, script: str, disks: Sequence[Path], *, silence_s: float =
         output = (root / "output").read_text(errors="replace")
         console_text = (Path(folder) / "console").read_text(errors="replace")
     return Run(output, output.rstrip().endswith("@end"), console_text, time.monotonic() - began)
+
+
+def _end_with_parent() -> None:
+    """In the new process: be told to end when the one that started it ends, whatever ends that."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait(process: subprocess.Popen[bytes], output: Path, silence_s: float) -> None:

@@ -51,10 +51,11 @@ class Layer:
         """``major:minor`` of the layer, which is what tables above it name."""
         return f"{DM_MAJOR}:{self.minor}"
 
-    def concise(self) -> str:
-        """The device as ``dmsetup create --concise`` takes it."""
+    def create(self) -> str:
+        """The command that makes it; ``create --concise`` with a minor number is refused by the kernel."""
         [(start, length, kind, params)] = self.segments()
-        return f"{self.disk.name},,{self.minor},rw,{start} {length} {kind} {params}"
+        return f"dmsetup create {shlex.quote(self.disk.name)} --minor {self.minor} " \
+               f"--table '{start} {length} {kind} {params}'"
 
     def strike(self, step: Step) -> list[str]:
         """The commands for a ``fail`` or a ``heal``."""

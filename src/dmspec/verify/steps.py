@@ -80,7 +80,9 @@ class Seen:
 class Played:
     """A case on the emulator.  ``commands``: tables as they were resolved, by the number of the step.
 
-    ``contents``: what disks and devices held at the end; a device that cannot be read to its end has less.
+    ``contents``: what disks and devices held at the end, and the error that ended the reading; ``sizes``: how
+    many bytes they have.  ``names``: of all disks and devices that there ever were.  ``wedged``: something had
+    not ended.
     """
 
     case: Case
@@ -88,4 +90,6 @@ class Played:
     seen: list[Seen]
     tables: dict[int, list[str]]
     contents: dict[str, tuple[bytes, str]]
+    sizes: dict[str, int]
+    names: frozenset[str]
     wedged: bool = False

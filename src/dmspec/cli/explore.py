@@ -1,0 +1,170 @@
+"""`dmspec explore`: every interleaving and every fault point of a scenario, within stated bounds.
+
+The JSON has this shape (dmspec_explore, version 1): `file`, `ok`, and `scenarios`, a list of
+
+* `name`, `title`, `ok`, `complete` (every state was looked at), `stopped` (why it was not);
+* `states`, `transitions`, `depth`, `ends` (states in which nothing can move), `seconds`;
+* `checks`: each with `words`, `name`, `mode`, `ok`, `violated`, `violation_expected`, `text`, `steps` (the
+  length of the shortest way to the violation), `first_seen` (how a quick look met it first, if it did);
+* `counterexamples`: each with `check`, `text`, `steps` (number, mover, events, state), `edges`, `cycle`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dmspec.cli.output import EXIT_CHECK_FAILED, EXIT_OK, EXIT_USAGE, die, print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from dmspec.runtime.explore import Exploration, Progress
+    from dmspec.runtime.explore.judge import Verdict
+    from dmspec.runtime.plan import Plan
+
+EXPLORE_SHAPE_VERSION = 1
+
+
+@click.command(short_help="Look at every interleaving of a spec's scenarios.")
+@click.argument("file", type=click.Path())
+@click.option("--scenario", metavar="NAME", help="Explore only this one.")
+@click.option("--states", "most_states", type=click.IntRange(1), metavar="N", default=2_000_000, show_default=True,
+              help="Stop after so many states; the result then says that it is partial.")
+@click.option("--preemptions", type=click.IntRange(0), metavar="N",
+              help="Only runs in which a task that could go on is interrupted at most N times.")
+@click.option("--first", is_flag=True, help="Stop at the first violation of every check.")
+@click.option("--trace", "trace_path", type=click.Path(), metavar="OUT",
+              help="Keep the shortest violation, for `dmspec replay`.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (shape dmspec_explore, version 1).")
+@click.option("--quiet", "-q", is_flag=True, help="Print only the verdicts.")
+def command(file: str, scenario: str | None, most_states: int, preemptions: int | None, trace_path: str | None, *,
+            first: bool, as_json: bool, quiet: bool) -> int:
+    """Explore the scenarios of FILE: all orders of all steps, each fault at each point.
+
+    The verdict on each check is exact within the bounds: a violation comes with the shortest way to it, and
+    "holds" means that every state was looked at. Ctrl-C ends the search and shows what it has found so far.
+    """
+    from dmspec.cli.plans import load_plan
+    from dmspec.runtime.build import BuildError
+    from dmspec.runtime.explore.judge import judge
+    from dmspec.runtime.runner import scenario_of, scenarios_of
+
+    plan = load_plan(file)
+    names = [one.name for one in scenarios_of(plan)]
+    if scenario is not None:
+        if scenario not in names:
+            die(EXIT_USAGE, f"{file} has no scenario {scenario!r}; it has: {', '.join(names)}")
+        names = [scenario]
+    documents = []
+    all_ok = True
+    for name in names:
+        begun = time.perf_counter()
+        try:
+            exploration = _explore(plan, name, most_states, preemptions, first=first)
+        except BuildError as error:
+            die(EXIT_USAGE, f"{file}: {error}")
+        seconds = time.perf_counter() - begun
+        verdicts = judge(scenario_of(plan, name), exploration)
+        all_ok = all_ok and all(one.ok for one in verdicts)
+        if trace_path is not None and exploration.findings:
+            _keep(plan, name, exploration, trace_path)
+        if as_json:
+            documents.append(_document(plan, name, exploration, verdicts, seconds))
+        else:
+            _show(plan, name, exploration, verdicts, seconds, quiet=quiet)
+    if as_json:
+        print_json("dmspec_explore", EXPLORE_SHAPE_VERSION, {"file": file, "ok": all_ok, "scenarios": documents})
+    return EXIT_OK if all_ok else EXIT_CHECK_FAILED
+
+
+def _explore(plan: Plan, name: str, most_states: int, preemptions: int | None, *, first: bool) -> Exploration:
+    """Search, with a progress line on a terminal; Ctrl-C leaves what has been found."""
+    from dmspec.runtime.explore import Explorer
+
+    explorer = Explorer(plan, name, most_states=most_states, preemptions=preemptions, stop_when_all_found=first)
+    console = stderr()
+    if not console.is_terminal:
+        return explorer.run_interruptibly()
+    begun = time.perf_counter()
+    with console.status(f"exploring {name}") as status:
+        def keep_going(progress: Progress) -> bool:
+            rate = progress.states / max(time.perf_counter() - begun, 0.001)
+            found = ", ".join(f"{one.check} violated" for one in explorer.result.findings.values()) or "nothing yet"
+            status.update(f"exploring {name}: {progress.states:,} states ({rate:,.0f}/s), depth {progress.depth}, "
+                          f"{progress.frontier:,} waiting; found: {found}")
+            return True
+
+        return explorer.run_interruptibly(keep_going)
+
+
+def _keep(plan: Plan, name: str, exploration: Exploration, path: str) -> None:
+    from dmspec.cli.run import write_trace
+    from dmspec.runtime.explore import trace_of
+    from dmspec.runtime.runner import run_scenario
+
+    shortest = min(exploration.findings.values(), key=lambda one: len(one.path))
+    write_trace(run_scenario(plan, name, schedule=trace_of(plan, name, shortest.path)).trace, path)
+
+
+def _document(plan: Plan, name: str, exploration: Exploration, verdicts: list[Verdict],
+              seconds: float) -> dict[str, Any]:
+    from dmspec.runtime.explore.explain import explain
+    from dmspec.runtime.runner import scenario_of
+
+    progress = exploration.progress
+    return {
+        "name": name, "title": scenario_of(plan, name).title, "ok": all(one.ok for one in verdicts),
+        "complete": exploration.complete, "stopped": exploration.stopped, "states": progress.states,
+        "transitions": progress.transitions, "depth": progress.depth, "ends": progress.ends,
+        "seconds": round(seconds, 3), "checks": [asdict(one) for one in verdicts],
+        "counterexamples": [asdict(explain(plan, name, one.check, one.text, one.path))
+                            for one in exploration.findings.values()],
+    }
+
+
+def _show(plan: Plan, name: str, exploration: Exploration, verdicts: list[Verdict], seconds: float, *,
+          quiet: bool) -> None:
+    from rich.text import Text
+
+    from dmspec.runtime.explore.explain import explain
+    from dmspec.runtime.runner import scenario_of
+
+    console = stdout()
+    title = scenario_of(plan, name).title
+    console.print(Text(f"scenario {name}" + (f": {title}" if title else ""), "bold"))
+    for finding in () if quiet else exploration.findings.values():
+        _show_counterexample(explain(plan, name, finding.check, finding.text, finding.path))
+    for one in verdicts:
+        style = "green" if one.ok else "bold red"
+        console.print(Text.assemble("  ", (f"{one.word:12}", style), f"{one.words}  (line {one.line})"))
+        if one.text and not quiet:
+            console.print(Text(f"{'':14}{one.text}", "dim" if one.ok else ""))
+    progress = exploration.progress
+    how = "every state" if exploration.complete else f"PARTIAL, {exploration.stopped}"
+    console.print(f"  {how}: {progress.states:,} states, {progress.transitions:,} transitions, depth {progress.depth}, "
+                  f"{progress.ends:,} ends, {seconds:.1f} s")
+    console.print()
+
+
+def _show_counterexample(example: Any) -> None:
+    """The shortest history, one line for each thing that happened, and who waits for whom."""
+    from rich.text import Text
+
+    console = stdout()
+    console.print(Text(f"  {example.check} is violated after {len(example.steps) - 1} steps:"))
+    width = max(len(lane) for lane in [*example.lanes, "kernel"])
+    for step in example.steps[1:]:
+        events = [event for event in step.events if event[1]] or [(step.mover, "goes on")]
+        for at, (lane, text) in enumerate(events):
+            number = str(step.number) if not at else ""
+            console.print(Text.assemble((f"  {number:>4}  ", "dim"), (f"{lane:{width}}", "cyan"), f"  {text}"))
+    if example.edges:
+        console.print(Text("  who waits for whom:"))
+        for edge in example.edges:
+            marked = "*" if edge.waiter in example.cycle and edge.holder in example.cycle else " "
+            console.print(Text(f"   {marked} {edge.waiter} -> {edge.holder}: {edge.why}"))
+        if example.cycle:
+            console.print(Text("  the cycle: " + " -> ".join([*example.cycle, example.cycle[0]]), "bold"))
+    console.print()
