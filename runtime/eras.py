@@ -21,6 +21,8 @@ class Era:
     ``snapshot_handover``: a second snapshot table takes the first one's exceptions over (2.6.33).
     ``snapshot_usage_metadata``: status shows the metadata sectors (2.6.33).
     ``snapshot_overflow``: the store type PO exists (about 4.4).
+    ``flush_suspend_fails_held``: held writes end with EIO when a suspend without noflush begins; without
+    this rule they stay held, and the suspend waits for them (the mail's second case).
     ``old_table_destroyed_first``: a swap destroys the old table before the new one is bound.
     ``presuspend_undo``: an aborted suspend is undone in the targets.
     """
@@ -38,10 +40,12 @@ class Era:
     snapshot_overflow: bool = True
     old_table_destroyed_first: bool = False
     presuspend_undo: bool = True
+    flush_suspend_fails_held: bool = True
 
 
 ERAS: Mapping[str, Era] = MappingProxyType({
     "now": Era("now"),
+    "without-eio-rule": Era("without-eio-rule", flush_suspend_fails_held=False),
     "2.6.34": Era("2.6.34", keep_log=False, snapshot_overflow=False, presuspend_undo=False),
     "2.6.32": Era(
         "2.6.32", holds_failed_writes=False, holds_before_recovery_stop=False,

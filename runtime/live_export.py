@@ -88,11 +88,11 @@ class LiveExport:
     def open(self, name: str, *, write: bool) -> None:
         """``EBUSY`` for a new device while an older one of that name, renamed since, is still open."""
         def hold() -> None:
-            device = self._present(name)
-            opened, count = self.opened.get(name, (device, 0))
+            opened, count = self.opened.get(name, (None, 0))
+            device = self._present(name) or opened
             if device is None or not device.sectors:
                 raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
-            if opened is not device:
+            if opened is not None and opened is not device:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
             if write and device.read_only:
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES))
@@ -111,6 +111,10 @@ class LiveExport:
 
         if self.engine.broken is None:
             self._call(release)
+
+    def names_of(self, device: BlockDevice) -> list[str]:
+        """The names under which its file is known; each may have a page cache of its own."""
+        return sorted({device.name, *(name for name, (opened, _) in self.opened.items() if opened is device)})
 
     def close_all(self) -> None:
         """The mount is gone, and with it every open file; not each of them has been closed by FUSE."""

@@ -15,7 +15,7 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,14 +31,15 @@ FITHAW: Final = 0xC0045878
 
 
 class LiveFreezer:
-    """``directory`` is where the devices' files are, as soon as it is mounted.
+    """``directory`` is where the devices' files are, as soon as it is mounted; ``names_of`` knows their names.
 
     ``frozen`` has the mountpoints that were frozen for a device, by its number: a name may change meanwhile.
     ``on_resume`` is told of every resume, under the stack's lock.
     """
 
-    def __init__(self, engine: LiveEngine) -> None:
+    def __init__(self, engine: LiveEngine, names_of: Callable[[MappedDevice], list[str]]) -> None:
         self.engine = engine
+        self.names_of = names_of
         self.directory: str | None = None
         self.frozen: dict[str, list[str]] = {}
         self.on_resume: Callable[[MappedDevice], None] | None = None
@@ -48,9 +49,9 @@ class LiveFreezer:
         directory = self.directory
         if directory is None or not device.sectors:
             return None
-        number, path = device.number, f"{directory}/{device.name}"
+        number, paths = device.number, [f"{directory}/{name}" for name in self.names_of(device)]
         return InThread(self.engine, f"what lies on {device.name} to be frozen",
-                        functools.partial(self.freeze_now, number, path))
+                        functools.partial(self.freeze_now, number, paths))
 
     def thaw(self, device: MappedDevice) -> Frame | None:
         if self.on_resume is not None:
@@ -61,16 +62,17 @@ class LiveFreezer:
         return InThread(self.engine, f"what lies on {device.name} to be thawed",
                         functools.partial(self.thaw_now, number))
 
-    def freeze_now(self, number: str, path: str) -> int:
+    def freeze_now(self, number: str, paths: Iterable[str]) -> int:
         """0 or a negative errno; what was frozen before a failure is thawed again."""
         frozen = self.frozen.setdefault(number, [])
         try:
-            for loop in loops_over(path):
-                for mountpoint in mountpoints_of(loop):
-                    _ioctl(mountpoint, FIFREEZE)
-                    frozen.append(mountpoint)
-                _sync(f"/dev/{loop}")
-            _sync(path)
+            for path in paths:
+                for loop in loops_over(path):
+                    for mountpoint in mountpoints_of(loop):
+                        _ioctl(mountpoint, FIFREEZE)
+                        frozen.append(mountpoint)
+                    _sync(f"/dev/{loop}")
+                _sync(path)
         except OSError as error:
             self.thaw_now(number)
             return -(error.errno or errno.EIO)

@@ -25,7 +25,7 @@ class MappedDevice(BlockDevice):
 
     __slots__ = ("block_io", "deferred", "deferred_remove", "drained", "event_nr", "events", "flush_means",
                  "frozen_by", "in_flight", "inactive", "initialized", "internal_suspends", "live",
-                 "noflush_suspending", "stack", "suspend_lock", "suspended", "uuid", "work")
+                 "noflush_suspending", "stack", "suspend_lock", "suspended", "table_devices", "uuid", "work")
 
     major = DM_MAJOR
 
@@ -35,6 +35,7 @@ class MappedDevice(BlockDevice):
         self.uuid = uuid
         self.live: Table | None = None
         self.inactive: Table | None = None
+        self.table_devices: list[tuple[BlockDevice, bool]] = []
         self.initialized = False
         self.event_nr = 0
         self.events = Latch(f"an event of {name}")

@@ -145,11 +145,10 @@ class MountServer:
             self.disks.close(undo=True)
             raise
         self.stack = self.world.stack
-        self.freezer = LiveFreezer(self.engine)
-        self.stack.freezer = self.freezer
+        self.export = LiveExport(self.stack, self.engine, self.world.ranges)
+        self.stack.freezer = self.freezer = LiveFreezer(self.engine, self.export.names_of)
         self.sizes = {md.number: md.sectors for md in self.stack.devices.values()}
         self.engine.after_step = self.world.settle
-        self.export = LiveExport(self.stack, self.engine, self.world.ranges)
         if show_disks:
             self.export.disks = self.stack.disks
             self.export.list_disks = show_disks == "listed"

@@ -72,19 +72,28 @@ class Table:
     def get_device(self, path: str, *, write: bool = True) -> BlockDevice:
         """``dm_get_device``: one open for each distinct device, however often it is named.
 
-        A target that never writes a device (a snapshot its origin) may have one that is read-only.
+        A mapped device opens it once for all its tables of one mode (``dm_get_table_device``), so a table that is
+        only loaded does not raise the open count of what the live one uses.  A target that never writes a device (a snapshot its origin) may have one that is read-only.
         """
         device = self.md.stack.lookup(path)
         if device.read_only and write and not self.read_only:
             raise DmError(errno.EACCES)
         if not any(held is device for held in self.devices):
-            self.md.stack.hold(device)
+            if not any(self._same(used, device) for used in self.md.table_devices):
+                self.md.stack.hold(device)
+            self.md.table_devices.append((device, self.read_only))
             self.devices.insert(0, device)
         return device
 
+    def _same(self, used: tuple[BlockDevice, bool], device: BlockDevice) -> bool:
+        return used[0] is device and used[1] == self.read_only
+
     def release_devices(self) -> None:
+        used = self.md.table_devices
         for device in self.devices:
-            self.md.stack.release(device)
+            del used[next(index for index, one in enumerate(used) if self._same(one, device))]
+            if not any(self._same(one, device) for one in used):
+                self.md.stack.release(device)
         self.devices.clear()
 
     @property
@@ -95,7 +104,16 @@ class Table:
 
     @property
     def supports_discard(self) -> bool:
-        return all(target.num_discard_bios for target in self.targets)
+        """``dm_table_supports_discards``: every target takes them, and so do all the devices that it names.
+
+        A target that names none (zero, error) has nobody to vouch for it, so its table takes none.
+        """
+        return all(target.num_discard_bios and self._takes_discards(target) for target in self.targets)
+
+    @staticmethod
+    def _takes_discards(target: Target) -> bool:
+        below = [area[0].supports_discard for area in target.areas()]
+        return target.discards_supported or (bool(below) and all(below))
 
     @property
     def discard_zeroes(self) -> bool:

@@ -28,8 +28,9 @@ from ..task import Latch, Task
 
 KEY_BYTES: Final = 16
 
-# What never changes in one exploration is pickled as its number in here, by the explorer's own number.
-_CONSTANTS: Final[list[list[Any]]] = []
+# What never changes in one exploration is pickled as its number in its codec's list, so that a state's bytes are the
+# same in every process; this is the list of the codec that thaws at the moment.
+_constants: list[Any] = []
 
 
 class Codec:
@@ -42,9 +43,7 @@ class Codec:
     def __init__(self, *, keeps_writes: bool = False, keeps_steps: bool = False) -> None:
         self.keeps_writes = keeps_writes
         self.keeps_steps = keeps_steps
-        self.number = len(_CONSTANTS)
         self.constants: list[Any] = []
-        _CONSTANTS.append(self.constants)
         self.index: dict[int, int] = {}
         self.table: dict[type, Callable[[Any], Any]] = dict.fromkeys(
             (Plan, Process, Instr, Scenario, Fault, Check, Era, MappingProxyType, Signature), self._constant)
@@ -55,7 +54,7 @@ class Codec:
         if at is None:
             at = self.index[id(value)] = len(self.constants)
             self.constants.append(value)
-        return _look_up, (self.number, at)
+        return _look_up, (at,)
 
     def freeze(self, run: Running) -> bytes:
         """The state that a run is in, its history forgotten."""
@@ -66,19 +65,16 @@ class Codec:
         pickler.dump(run)
         return file.getvalue()
 
-    @staticmethod
-    def thaw(state: bytes) -> Any:
+    def thaw(self, state: bytes) -> Any:
         """A run that goes on from a state, of the class that was frozen."""
+        global _constants  # noqa: PLW0603 -- pickle calls functions by their name only
+        _constants = self.constants
         return pickle.loads(state)  # noqa: S301 -- bytes that this process has made
 
     @staticmethod
     def key(state: bytes) -> bytes:
         """Short, and the same in every process that explores the same plan."""
         return hashlib.blake2b(state, digest_size=KEY_BYTES).digest()
-
-    def close(self) -> None:
-        """Let go of the constants; no state can be thawed any more."""
-        self.constants.clear()
 
     def _forget(self, run: Running) -> None:
         engine, world = run.engine, run.world
@@ -95,8 +91,8 @@ class Codec:
             world.order = 0
 
 
-def _look_up(number: int, at: int) -> Any:
-    return _CONSTANTS[number][at]
+def _look_up(at: int) -> Any:
+    return _constants[at]
 
 
 def _new_latch() -> Latch:

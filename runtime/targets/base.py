@@ -35,6 +35,7 @@ INCOMPLETE: Final = -2
 class Target:
     """One segment of a table.  ``begin`` and ``length`` are in sectors of the mapped device.
 
+    ``discards_supported``: it takes discards whether the devices below do or not.
     ``discard_zeroes``: what was discarded reads as zeros if the devices below see to it.
     ``max_io_sectors`` (0: no limit) cuts bios at multiples of itself, counted from ``begin``;
     ``max_write_sectors`` does so for writes only, counted from the device's start.
@@ -43,6 +44,7 @@ class Target:
     has_end_io: ClassVar[bool] = False
     num_flush_bios: int = 1
     num_discard_bios: int = 0
+    discards_supported: ClassVar[bool] = False
     discard_zeroes: ClassVar[bool] = False
     max_io_sectors: int = 0
     max_write_sectors: int = 0

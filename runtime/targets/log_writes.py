@@ -72,6 +72,7 @@ class LogWrites(Target):
 
     has_end_io = True
     num_discard_bios = 1
+    discards_supported = True
     discard_zeroes = True
 
     def construct(self, argv: list[str]) -> Frame | None:

@@ -246,10 +246,11 @@ class Mirror(Target):
 
     def hold(self, bio: Bio) -> None:
         """Park a write until the mirror is suspended; while it is, end it."""
-        if not self.suspending:
+        noflush = self.table.md.noflush_suspending
+        if not self.suspending or not (noflush or self.stack.era.flush_suspend_fails_held):
             self.stack.engine.note(self.table.md.name, f"{bio!r} is held: a leg or the log has failed")
             self.holds.append(bio)
-        elif self.table.md.noflush_suspending:
+        elif noflush:
             bio.complete(REQUEUE)
         else:
             bio.complete(errno.EIO)

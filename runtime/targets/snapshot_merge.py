@@ -17,9 +17,11 @@ where the kernel would take the cleared entries in its memory for chunk 0.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from ..bio import Bio, Op
+from ..block import BlockDevice
 from ..errors import DmError
 from ..exception_store import Answer
 from ..frames import InTurn, WaitForBios
@@ -90,6 +92,9 @@ class SnapshotMerge(Snapshot):
 
     def info(self) -> str:
         return "Merge failed" if self.valid and self.failed else super().info()
+
+    def write_areas(self) -> Iterator[tuple[BlockDevice, int, int]]:
+        return self.areas()
 
     # I/O
 

@@ -261,7 +261,8 @@ class ResumeSnapshot(Frame):
 
     Meanwhile the origin's mapped device is suspended, without its targets knowing, so that no copy is
     under way (since Linux 4.0).  If that device holds bios that cannot end, this waits as well.  A merge
-    that runs in it is stopped for that time.
+    that runs in it is stopped for that time; as in the kernel it goes on before this snapshot is active, so
+    the range that it begins with is not kept for it.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:

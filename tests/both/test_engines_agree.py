@@ -52,6 +52,12 @@ STACKS = {
     "snapshot-po": "device base { linear a }\ndevice top { snapshot base cow PO chunk=4KiB }",
     "snapshot-mirror": "device base { mirror a b log=log region=128KiB nosync handle_errors }\n"
                        "device snap { snapshot base cow P chunk=4KiB }\ndevice top { snapshot-origin base }",
+    "delay": 'device top { "0 4096 delay a 0 0 b 0 1" }',
+    "flakey-drop": "device top { flakey a up=0s down=3600s drop_writes }",
+    "flakey-error": "device top { 512KiB flakey a up=0s down=3600s error_writes  512KiB flakey b up=3600s down=1s }",
+    "flakey-byte": 'device top { "0 4096 flakey a 0 0 3600 5 corrupt_bio_byte 3 w 64 0" }',
+    "dust": "device top { dust a block=4KiB }",
+    "log-writes": "device sink { 1MiB zero }\ndevice top { log-writes a sink }",
 }
 
 SEQUENCES = {
@@ -69,6 +75,10 @@ SEQUENCES = {
     "parallel": "parallel { write top at=0 size=16KiB } { write top at=64KiB size=16KiB }",
     "clear": "load top table=table-of(top)\nclear top\nwrite top at=0 size=4KiB",
     "message": "message top \"hello\"",
+    "marks": "write top at=0 size=8KiB\nflush top\nmessage top \"mark one\"\nwrite top at=4KiB size=8KiB\nflush top",
+    "bad-blocks": "message top \"addbadblock 3 1\"\nmessage top \"enable\"\nread top at=0 size=64KiB\n"
+                  "write top at=0 size=64KiB\nread top at=8KiB size=8KiB\n"
+                  "write top at=0 size=64KiB\nread top at=0 size=64KiB",
 }
 
 # What a stack cannot do fails in the same way on both engines, so every statement may.
@@ -153,6 +163,12 @@ def agree(plan: Plan) -> None:
 @pytest.mark.parametrize("stack", STACKS)
 def test_engines_agree(stack: str, sequence: str) -> None:
     agree(spec(STACKS[stack], SEQUENCES[sequence]))
+
+
+@pytest.mark.parametrize("sequence", [name for name in SEQUENCES if name != "parallel"])
+def test_engines_agree_on_what_is_in_a_log(sequence: str) -> None:
+    """The log has the order of completion, so only what is done one after the other gives the same one."""
+    agree(spec("device top { log-writes a c }", SEQUENCES[sequence]))
 
 
 def test_the_corpus_has_every_target_and_most_operations() -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 # How many command lines each helper of a script shows.
-SHOWN = {"x": 1, "q": 1, "bg": 1, "took": 1, "st": 2, "swap": 2, "fail": 2, "heal": 2, "make": 1, "ends": 1, "sync_of": 1}
+SHOWN = {"x": 1, "q": 1, "bg": 1, "took": 1, "make": 1, "ends": 1, "sync_of": 1,
+         "st": 2, "swap": 2, "fail": 2, "heal": 2}
 SILENT = ("r", "wt", "uname", "disks", ".", "busybox", "done", "fi", "echo")
 
 

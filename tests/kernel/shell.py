@@ -18,6 +18,7 @@ from dmspec.runtime.block import BlockDevice
 from dmspec.runtime.errors import DmError
 from dmspec.runtime.frames import WaitForBios
 from dmspec.runtime.mapped_device import MappedDevice
+from dmspec.runtime.registry import TARGETS
 from dmspec.runtime.stack import Stack
 from dmspec.runtime.task import DONE, Enter, Frame, Latch, Outcome, Return, Task, Wait
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 ERRORS = {5: "Input/output error", 6: "No such device or address", 16: "Device or resource busy",
           19: "No such device", 22: "Invalid argument"}
 
+
+# Targets of a step that may not be here yet; a recording that needs one is left out until it is.
+LATER = {"raid", "snapshot-merge"} - set(TARGETS)
 
 # How long it takes to start a command in the guest of the recordings, as its README measured.
 COMMAND_NS = 70_000_000
@@ -180,7 +184,7 @@ class Commands:
 
     def _table(self, words: list[str]) -> list[str]:
         table = words[words.index("--table") + 1]
-        if re.search(r"\b(raid|snapshot-merge)\b", table):
+        if LATER & set(table.replace("\\n", " ").split()):
             raise Unknown(table)
         return table.split("\\n")
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from dmspec.runtime import control
 from dmspec.runtime.registry import TARGETS
 
-from .shell import CreateWithTable
+from .shell import LATER, CreateWithTable
 from .transcript import Player
 
 RECORDED = Path(__file__).parent / "recorded" / "f2-invalid-tables.out"
 START = '$ dmsetup create d --table "'
 FROM_DMSETUP = ("Invalid format on line", "Target type name")
 TINY: list[int] = []
-LATER = ("raid", "snapshot-merge")
 
 
 def _cases() -> Iterator[tuple[str, list[str]]]:

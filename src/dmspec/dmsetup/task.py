@@ -6,12 +6,16 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from dmspec.dmsetup import names
 from dmspec.dmsetup.door import Block, Door
 from dmspec.dmsetup.options import Options
 from dmspec.runtime import ioctl_format as form
+
+if TYPE_CHECKING:
+    from dmspec.dmsetup.report import Report
+    from dmspec.dmsetup.tree import Tree
 
 # Each kind's command number and the interface version that it asks for.
 KINDS: Final[dict[str, tuple[int, tuple[int, int, int]]]] = {
@@ -85,7 +89,13 @@ class Session:
         self.door = door
         self.mangling = options["manglename"].lower() or "auto"
         self.doublings = 0
+        self.command = ""
+        self.several = False
+        self.name_style = "devno"
+        self.concise_output = False
+        self.report: Report | None = None
         self._blocks: list[Block] | None = None
+        self._tree: Tree | None = None
 
     # What is said
 
@@ -104,7 +114,11 @@ class Session:
         self.error(text)
         raise CommandFailed
 
-    # Block devices by number
+    def flush(self) -> None:
+        """Print before somebody else prints."""
+        sys.stdout.flush()
+
+    # What there is
 
     def blocks(self) -> list[Block]:
         """All block devices, as they are the first time that somebody asks."""
@@ -119,6 +133,21 @@ class Session:
                 return block.kernel if kernel or not block.name else block.name
         return None
 
+    def entries(self) -> list[form.NameEntry]:
+        """All devices by name, with the names as they are shown."""
+        answer = self.run(Task("names"))
+        found = form.read_names(answer.data[:answer.header.data_size], answer.header.data_start)
+        return [form.NameEntry(entry.dev, names.unmangle(entry.name, self.mangling), entry.event_nr)
+                for entry in found]
+
+    def tree(self) -> Tree:
+        """The tree of all devices, made the first time that somebody asks."""
+        if self._tree is None:
+            from dmspec.dmsetup.tree import build
+
+            self._tree = build(self, self.entries())
+        return self._tree
+
     # Tasks
 
     def task(self, kind: str, name: str | None = None, *, required: bool = True) -> Task:
@@ -126,7 +155,7 @@ class Session:
         options = self.options
         task = Task(kind)
         if name is not None:
-            self._name_task(task, name)
+            self.name_task(task, name)
         elif "uuid" in options:
             task.uuid = options["uuid"]
         elif "major" in options and "minor" in options:
@@ -139,8 +168,8 @@ class Session:
             task.flags |= form.QUERY_INACTIVE
         return task
 
-    def _name_task(self, task: Task, name: str) -> None:
-        """A name with a slash is the path of an existing device."""
+    def name_task(self, task: Task, name: str) -> None:
+        """Say which device by its name.  A name with a slash is the path of an existing device."""
         task.name = name
         if "/" not in name:
             return
@@ -185,8 +214,7 @@ class Session:
 
     def _buffer(self, task: Task) -> tuple[form.Header, bytes]:
         """``_flatten``."""
-        number, version = KINDS[task.kind]
-        del number
+        version = KINDS[task.kind][1]
         payload = form.write_specs(task.targets) or task.payload
         size = max(form.HEADER_BYTES + len(payload), _BUFFER_BYTES) << self.doublings
         header = form.Header(version, size, form.HEADER_BYTES, len(task.targets), flags=task.flags | form.EXISTS,
@@ -209,6 +237,10 @@ class Session:
         elif task.kind in _WITH_UEVENT:
             header.event_nr |= _UDEV
         return header, (header.write() + payload).ljust(size, b"\0")
+
+    def kernel_name(self, text: str) -> str:
+        """A name as the kernel has it."""
+        return self._checked(names.device_name, text)
 
     def _kernel_name(self, task: Task) -> str:
         assert task.name is not None
@@ -237,9 +269,9 @@ class Session:
             number = ""
             if task.major > 0:
                 number = f"({task.major}:{max(task.minor, 0)})"
-            name = header.name or task.name or ""
-            self.error(f"device-mapper: {task.kind} ioctl on {name} {header.uuid or task.uuid or ''}"
-                       f"{' ' if number and (header.uuid or task.uuid) else ''}{number} failed: {os.strerror(error)}")
+            name = header.name or (self._kernel_name(task) if task.name else "")
+            self.error(f"device-mapper: {task.kind} ioctl on {name} {header.uuid}{number} failed: "
+                       f"{os.strerror(error)}")
         if error != 16 or not task.retry or attempts >= _REMOVE_ATTEMPTS:
             raise CommandFailed
 

@@ -54,7 +54,7 @@ class Layer:
     def create(self) -> str:
         """The command that makes it; ``create --concise`` with a minor number is refused by the kernel."""
         [(start, length, kind, params)] = self.segments()
-        return f"dmsetup create {shlex.quote(self.disk.name)} --minor {self.minor} " \
+        return f"dmsetup create {shlex.quote(self.disk.name)} --major {DM_MAJOR} --minor {self.minor} " \
                f"--table '{start} {length} {kind} {params}'"
 
     def strike(self, step: Step) -> list[str]:
@@ -67,7 +67,8 @@ class Layer:
         segments = self.segments()
         if any(kind == "delay" for _start, _length, kind, _params in segments) and not self.has_broken:
             self.has_broken = True
-            commands.append(f"dmsetup create {shlex.quote(self.broken)} --minor {self.broken_minor} "
+            commands.append(f"dmsetup create {shlex.quote(self.broken)} --major {DM_MAJOR} "
+                            f"--minor {self.broken_minor} "
                             f"--table '0 {self.disk.sectors} error'")
         name = shlex.quote(self.disk.name)
         lines = " ".join(shlex.quote(" ".join(str(word) for word in one)) for one in segments)

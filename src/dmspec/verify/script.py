@@ -23,7 +23,8 @@ from dmspec.verify.layers import Layer
 from dmspec.verify.steps import CONTROL, FAULTS, IO, QUIET, Played, Step
 
 INFO: Final = "name,uuid,minor,open,segments,events,attr"
-# So often the script looks again, with pauses of a tenth of a second: 6 to 8 s.
+# So often the script looks again, with pauses of a tenth of a second: 6 to 8 s.  Once something differs in a case,
+# the rest of it is bound to differ, and is not waited for.
 LOOKS: Final = 30
 MOST_SLEEP_S: Final = 2.0
 _HEAD: Final = """
@@ -36,8 +37,8 @@ look() {
 }
 v() {
     n=0
-    while g=$(look "$2" 2>&1); [ "$g" != "$1" ] && [ $n -lt %(looks)d ]; do n=$((n + 1)); sleep 0.1; done
-    if [ "$g" = "$1" ]; then echo @as-expected; else echo @view; printf '%%s\\n' "$g"; fi
+    while g=$(look "$2" 2>&1); [ "$g" != "$1" ] && [ $n -lt $L ]; do n=$((n + 1)); sleep 0.1; done
+    if [ "$g" = "$1" ]; then echo @as-expected; else echo @view; printf '%%s\\n' "$g"; L=2; fi
 }
 s() {
     echo "@step $1"
@@ -97,7 +98,7 @@ class Script:
     """Builds the script and the layout of its disks; ``payload`` is what ubdb holds."""
 
     def __init__(self) -> None:
-        self.lines = [_HEAD % {"info": INFO, "looks": LOOKS}]
+        self.lines = [_HEAD % {"info": INFO}]
         self.placed: list[Placed] = []
         self.disks_end = 0
         self.reads_end = 0
@@ -116,7 +117,7 @@ class Script:
             placed.disks[disk.name] = self.disks_end
             layers.append(Layer(disk, index, self.disks_end // SECTOR_BYTES))
             self.disks_end += -(-disk.sectors * SECTOR_BYTES // MIB) * MIB
-        self.lines.append(f"echo @case {len(self.placed)}")
+        self.lines.append(f"echo @case {len(self.placed)}; P= L={LOOKS}")
         self.lines += [layer.create() for layer in layers]
         self.placed.append(placed)
         for number, step in enumerate(played.steps):

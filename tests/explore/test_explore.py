@@ -1,0 +1,186 @@
+"""The explorer: against brute force, its bounds, its counterexamples, and what it must find."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from dmspec.compiler import compile_text
+from dmspec.runtime.explore import Explorer, Move, trace_of
+from dmspec.runtime.explore.explain import explain
+from dmspec.runtime.explore.judge import judge
+from dmspec.runtime.explore.moves import ExploredRun, make, moves_of
+from dmspec.runtime.explore.state import Codec
+from dmspec.runtime.plan import Plan
+from dmspec.runtime.runner import run_scenario, scenario_of
+
+DISKS = "disk pv1 1MiB\ndisk pv2 1MiB\n"
+
+PHILOSOPHERS = DISKS + """
+lock a
+lock b
+process one { with a { with b { } } }
+process two { with b { with a { } } }
+scenario main "two locks in two orders" {
+    run one two
+    always no-deadlock
+    expect violation of no-deadlock
+}
+"""
+
+
+def plan_of(text: str) -> Plan:
+    """Compile a spec; two blanks stand for a new line, to keep the specs in here short."""
+    compiled = compile_text(text.replace("  ", "\n"), "spec")
+    assert compiled.plan is not None, [one.message for one in compiled.diagnostics]
+    return compiled.plan
+
+
+def brute_force(plan: Plan, most: int = 40_000) -> tuple[set[bytes], dict[str, int]]:
+    """Every run, one after the other, nothing merged: the ends, and the length of the shortest violations."""
+    explorer = Explorer(plan, "main")
+    codec = Codec()
+    ends: set[bytes] = set()
+    shortest: dict[str, int] = {}
+    todo: list[list[Move]] = [[]]
+    for _ in range(most):
+        if not todo:
+            return ends, shortest
+        path = todo.pop()
+        run = explorer.begin()
+        others: list[Move] = []
+        for move in path:
+            others = make(run, move)
+        if others:
+            todo += [[*path[:-1], other] for other in others]
+        note(run, len(path), shortest)
+        moves = moves_of(run)
+        if not any(move.kind == "task" for move in moves):
+            run.come_to_rest()
+            note(run, len(path), shortest)
+            clear(run)
+            ends.add(codec.key(codec.freeze(run)))
+        todo += [[*path, move] for move in moves]
+    raise AssertionError("the program is too large for brute force")
+
+
+def note(run: ExploredRun, length: int, shortest: dict[str, int]) -> None:
+    for watching in run.watching:
+        if watching.text:
+            name = watching.check.name
+            shortest[name] = min(length, shortest.get(name, length))
+
+
+def clear(run: ExploredRun) -> None:
+    for watching in run.watching:
+        watching.text, watching.reached, watching.watch.remark = "", False, ""
+    run.world.violations.clear()
+
+
+def programs(count: int) -> Iterator[str]:
+    """Small random programs over two locks, two devices and a disk that may fail."""
+    draw = random.Random(4711)
+    for _ in range(count):
+        processes = []
+        for name in ("p", "q"):
+            body = " ".join(statement(draw, depth=2) for _ in range(draw.randint(1, 2)))
+            processes.append(f"process {name} {{ {body} }}")
+        fault = "fault fail pv1 at=any most=1\n" if draw.random() < 0.3 else ""
+        yield (DISKS + "device d { linear pv1 }\ndevice e { linear pv2 }\nlock a\nlock b\n" + "\n".join(processes)
+               + "\nscenario main \"drawn\" {\n run p q\n" + fault
+               + " always no-deadlock\n always no-io-error\n always no-race\n}\n")
+
+
+def statement(draw: random.Random, depth: int) -> str:
+    kind = draw.choice(["lock", "lock", "suspend", "cycle", "write", "choose"] if depth else ["suspend", "write"])
+    device = draw.choice("de")
+    if kind == "lock":
+        return f"with {draw.choice('ab')} {{ {statement(draw, depth - 1)} }}"
+    if kind == "choose":
+        return f"choose {{ {statement(draw, 0)} }} or {{ resume {device} }}"
+    if kind == "cycle":
+        return f"suspend {device} resume {device}"
+    return f"suspend {device}" if kind == "suspend" else f"write {device} at=0 size=512"
+
+
+@pytest.mark.parametrize("text", list(programs(30)))
+def test_brute_force_finds_the_same(text: str) -> None:
+    plan = plan_of(text)
+    try:
+        _ends, shortest = brute_force(plan, most=1_500)
+    except AssertionError:
+        shortest = {}
+        explorer = Explorer(plan, "main")
+        assert explorer.run().complete
+        return
+    found = Explorer(plan, "main").run()
+    assert found.complete
+    assert {name: len(one.path) for name, one in found.findings.items()} == shortest
+
+
+def test_the_counterexample_is_the_shortest_and_replays() -> None:
+    plan = plan_of(PHILOSOPHERS)
+    found = Explorer(plan, "main").run()
+    finding = found.findings["no-deadlock"]
+    assert len(finding.path) == brute_force(plan)[1]["no-deadlock"]
+    result = run_scenario(plan, "main", schedule=trace_of(plan, "main", finding.path))
+    assert [one.name for one in result.checks if one.violated] == ["no-deadlock"]
+    example = explain(plan, "main", finding.check, finding.text, finding.path)
+    assert example.cycle == ["process one", "lock b", "process two", "lock a"]
+    assert len(example.steps) == len(finding.path) + 1
+    assert [one.word for one in judge(scenario_of(plan, "main"), found)] == ["as expected"]
+
+
+def test_bounds_are_kept_and_said() -> None:
+    plan = plan_of(PHILOSOPHERS)
+    few = Explorer(plan, "main", most_states=3).run()
+    assert not few.complete
+    assert "3 states" in few.stopped
+    assert {one.word for one in judge(scenario_of(plan, "main"), few)} <= {"unknown", "as expected"}
+    none = Explorer(plan, "main", preemptions=0).run()
+    assert none.complete
+    assert "no-deadlock" not in none.findings
+    one = Explorer(plan, "main", preemptions=1).run()
+    assert "no-deadlock" in one.findings
+
+
+def test_an_interrupted_search_is_partial() -> None:
+    explorer = Explorer(plan_of(PHILOSOPHERS.replace("process one {", "process one { repeat 300 { flush pv1 }")), "main")
+
+    def interrupt(_progress: object) -> bool:
+        raise KeyboardInterrupt
+
+    found = explorer.run_interruptibly(interrupt)
+    assert (found.complete, found.stopped) == (False, "interrupted")
+    assert found.progress.states > 0
+
+
+def test_nothing_reached_fails() -> None:
+    plan = plan_of(DISKS + """
+device vol { mirror pv1 pv2 log=core region=64KiB nosync }
+process app { write vol at=0 size=512 }
+scenario main "sometimes" { run app
+    sometimes insync vol
+    sometimes overflow vol
+}
+""")
+    words = {one.name: one.word for one in judge(scenario_of(plan, "main"), Explorer(plan, "main").run())}
+    assert words == {"insync": "reached", "overflow": "never"}
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1"])
+def test_states_are_the_same_in_every_process(hash_seed: str) -> None:
+    code = ("from tests.explore.test_explore import *\n"
+            "explorer = Explorer(plan_of(PHILOSOPHERS), 'main')\nfound = explorer.run()\n"
+            "print(found.progress.states, found.progress.transitions, sorted(explorer.store.parents)[:3])")
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONHASHSEED": hash_seed}).stdout
+    explorer = Explorer(plan_of(PHILOSOPHERS), "main")
+    found = explorer.run()
+    first = sorted(explorer.store.parents)[:3]  # type: ignore[attr-defined]
+    assert said.strip() == f"{found.progress.states} {found.progress.transitions} {first}"
