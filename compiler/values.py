@@ -195,7 +195,7 @@ class Evaluator:
             self.context.say(result.code, result.message, expr.span, scope,
                              expected=result.expected, help_=result.help)
             return UNUSABLE
-        if sectors and not self.whole_sectors(result, expr.span, scope):
+        if sectors and kind is Kind.SIZE and not self.whole_sectors(result, expr.span, scope):
             return UNUSABLE
         return result
 

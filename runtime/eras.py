@@ -21,6 +21,7 @@ class Era:
     ``snapshot_handover``: a second snapshot table takes the first one's exceptions over (2.6.33).
     ``snapshot_usage_metadata``: status shows the metadata sectors (2.6.33).
     ``snapshot_overflow``: the store type PO exists (about 4.4).
+    ``raid``: that target exists (2.6.38).
     ``flush_suspend_fails_held``: held writes end with EIO when a suspend without noflush begins; without
     this rule they stay held, and the suspend waits for them (the mail's second case).
     ``old_table_destroyed_first``: a swap destroys the old table before the new one is bound.
@@ -38,6 +39,7 @@ class Era:
     snapshot_handover: bool = True
     snapshot_usage_metadata: bool = True
     snapshot_overflow: bool = True
+    raid: bool = True
     old_table_destroyed_first: bool = False
     presuspend_undo: bool = True
     flush_suspend_fails_held: bool = True
@@ -46,12 +48,12 @@ class Era:
 ERAS: Mapping[str, Era] = MappingProxyType({
     "now": Era("now"),
     "without-eio-rule": Era("without-eio-rule", flush_suspend_fails_held=False),
-    "2.6.34": Era("2.6.34", keep_log=False, snapshot_overflow=False, presuspend_undo=False),
+    "2.6.34": Era("2.6.34", keep_log=False, snapshot_overflow=False, raid=False, presuspend_undo=False),
     "2.6.32": Era(
         "2.6.32", holds_failed_writes=False, holds_before_recovery_stop=False,
         nosync_writes_join_failures=False, log_failure_blocks_only_handled=False,
         flushes_reach_legs=False, log_flushes_devices=False, keep_log=False,
-        snapshot_handover=False, snapshot_usage_metadata=False, snapshot_overflow=False,
+        snapshot_handover=False, snapshot_usage_metadata=False, snapshot_overflow=False, raid=False,
         old_table_destroyed_first=True, presuspend_undo=False,
     ),
 })

@@ -18,8 +18,12 @@ from . import wire
 from .errors import DmspecError
 from .ioctl import IoctlCore
 from .live import LiveEngine, LiveTask
+from .mapped_device import MappedDevice
+from .targets.striped import Striped
+from .units import SECTOR_BYTES
 
 if TYPE_CHECKING:
+    from .block import BlockDevice
     from .stack import Stack
 
 # Commands that may wait: for these somebody watches whether the caller is still there.
@@ -81,16 +85,22 @@ class IoctlDoor:
     def _blocks(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """What sysfs tells of a block device: its number and names, and whether it is set up."""
         def look() -> list[dict[str, Any]]:
-            blocks: list[dict[str, Any]] = []
-            for disk in self.stack.disks.values():
-                blocks.append({"major": disk.major, "minor": disk.minor, "kernel": disk.name,
-                               "sectors": disk.sectors, "set_up": True, "node": True})
-            for md in self.stack.devices.values():
-                blocks.append({"major": md.major, "minor": md.minor, "kernel": f"dm-{md.minor}", "name": form.encode(
-                    md.name), "sectors": md.sectors, "set_up": md.initialized, "node": self.stack.has_node(md),
-                    "read_only": md.read_only})
-            return blocks
+            return [self._block(device) for device in self.stack.everything()]
+
         return {"blocks": self.engine.call(look)}
+
+    def _block(self, device: BlockDevice) -> dict[str, Any]:
+        block = {"major": device.major, "minor": device.minor, "kernel": self.stack.kernel_name(device),
+                 "sectors": device.sectors, "read_only": device.read_only, "set_up": True, "node": True,
+                 "io_min": 512, "io_opt": 0}
+        if isinstance(device, MappedDevice):
+            block |= {"name": form.encode(device.name), "set_up": device.initialized,
+                      "node": self.stack.has_node(device)}
+            for target in device.live.targets if device.live is not None else ():
+                if isinstance(target, Striped):
+                    chunk = target.chunk_sectors * SECTOR_BYTES
+                    block |= {"io_min": chunk, "io_opt": chunk * len(target.stripes)}
+        return block
 
     def _node(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         name, there = request.get("name"), bool(request.get("there"))

@@ -134,7 +134,11 @@ class LiveEngine:
             self._check()
             if ranges is not None and passage is not None and ranges.enter(passage) is not None:
                 return None
-            bio.submit()
+            try:
+                bio.submit()
+            except BaseException as error:
+                self._fail(error)
+                raise
             self._help(waiter)
             if ranges is not None and passage is not None:
                 ranges.leave(passage)
@@ -194,6 +198,12 @@ class LiveEngine:
         if self.on_broken is not None and not isinstance(error, Abandoned):
             self.on_broken()
 
+    def _fail(self, error: BaseException) -> None:
+        """Something was left half done; the first error is the one that is kept."""
+        if self.broken is None:
+            self._break(error)
+        self._wait_until_quiet()
+
     def _wait_until_quiet(self) -> None:
         """A thread may only leave with an error when no other one moves the bytes of its bios."""
         while self.performing:
@@ -229,9 +239,7 @@ class LiveEngine:
             if self.after_step is not None:
                 self.after_step()
         except BaseException as error:
-            if self.broken is None:
-                self._break(error)
-            self._wait_until_quiet()
+            self._fail(error)
             raise
 
     def _disk_io(self, io: DiskIo) -> None:

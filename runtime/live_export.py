@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from .stack import Stack
 
 
+def control_node() -> BlockDevice:
+    """What stands for /dev/mapper/control: a file that nothing can be done with."""
+    node = BlockDevice("control", 236, 0)
+    node.read_only = True
+    return node
+
+
 class WholeSectors:
     """A write or discard of whole sectors, among the writes under way."""
 
@@ -62,7 +69,8 @@ class LiveExport:
     """The mapped devices of a stack that have a size.  Failures are :class:`OSError`.
 
     ``opened`` has each name with open files: the device, and how many they are.  ``disks`` are shown too, in a
-    directory listing only with ``list_disks``; a mapped device hides a disk of its name.
+    directory listing only with ``list_disks``; a mapped device hides a disk of its name.  ``control`` is a file without
+    contents that stands for /dev/mapper/control, which scripts look for.
     """
 
     def __init__(self, stack: Stack, engine: LiveEngine, ranges: WriteRanges | None = None) -> None:
@@ -72,12 +80,14 @@ class LiveExport:
         self.opened: dict[str, tuple[BlockDevice, int]] = {}
         self.disks: Mapping[str, BlockDevice] = {}
         self.list_disks = True
+        self.control: BlockDevice | None = None
 
     def names(self) -> Sequence[str]:
         """Devices without a table have no size and are left out, unless user space made a node for them."""
         nodes = self.stack.nodes or ()
         names = {name for name, md in list(self.stack.devices.items()) if md.sectors or name in nodes}
-        return sorted(names.union(self.disks) if self.list_disks else names)
+        names.update(self.disks if self.list_disks else (), (self.control.name,) if self.control else ())
+        return sorted(names)
 
     def size_bytes(self, name: str) -> int:
         return self._known(name).sectors * SECTOR_BYTES
@@ -90,7 +100,7 @@ class LiveExport:
         def hold() -> None:
             opened, count = self.opened.get(name, (None, 0))
             device = self._present(name) or opened
-            if device is None or not device.sectors:
+            if device is None or not (device.sectors or device is self.control):
                 raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
             if opened is not None and opened is not device:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
@@ -148,6 +158,8 @@ class LiveExport:
         return length
 
     def flush(self, name: str) -> None:
+        if self._device(name) is self.control:
+            return
         self._do(Bio(Op.FLUSH, self._device(name), 0, 0))
 
     def discard(self, name: str, offset: int, length: int) -> None:
@@ -197,12 +209,14 @@ class LiveExport:
         return value
 
     def _present(self, name: str) -> BlockDevice | None:
+        if self.control is not None and name == self.control.name:
+            return self.control
         return self.stack.devices.get(name) or self.disks.get(name)
 
     def _known(self, name: str) -> BlockDevice:
         opened = self.opened.get(name)
         device = self._present(name) if opened is None else opened[0]
-        if device is None or not (device.sectors or name in (self.stack.nodes or ())):
+        if device is None or not (device.sectors or device is self.control or name in (self.stack.nodes or ())):
             raise KeyError(name)
         return device
 

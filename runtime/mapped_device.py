@@ -35,7 +35,7 @@ class MappedDevice(BlockDevice):
         self.uuid = uuid
         self.live: Table | None = None
         self.inactive: Table | None = None
-        self.table_devices: list[tuple[BlockDevice, bool]] = []
+        self.table_devices: list[tuple[BlockDevice, int]] = []
         self.initialized = False
         self.event_nr = 0
         self.events = Latch(f"an event of {name}")
@@ -127,8 +127,9 @@ class MappedDevice(BlockDevice):
     def _piece_sectors(target: Target, bio: Bio, sector: int, left: int) -> int:
         offset = sector - target.begin
         size = min(left, target.length - offset)
-        if target.max_io_sectors:
-            size = min(size, target.max_io_sectors - offset % target.max_io_sectors)
+        limit = target.max_discard_sectors if bio.op is Op.DISCARD else target.max_io_sectors
+        if limit:
+            size = min(size, limit - offset % limit)
         if target.max_write_sectors and bio.op is Op.WRITE:
             size = min(size, target.max_write_sectors - sector % target.max_write_sectors)
         return size

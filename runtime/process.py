@@ -50,14 +50,14 @@ class ProcessTask(Task):
     the root's.  ``locks`` are the names of the locks it holds, one for each ``lock`` that took it.
     """
 
-    __slots__ = ("attempts", "awaited", "branches", "code", "cursors", "failure", "killed", "locks", "over", "parent",
-                 "pc", "root", "said", "seen_events", "slots", "waits_for", "world", "write_count")
+    __slots__ = ("attempts", "awaited", "branches", "cursors", "failure", "killed", "locks", "over", "parent", "pc",
+                 "process", "root", "said", "seen_events", "slots", "waits_for", "world", "write_count")
 
     def __init__(self, world: World, process: Process, *, parent: ProcessTask | None = None, name: str = "",
                  pc: int = 0) -> None:
         super().__init__(world.engine, name or process.name)
         self.world = world
-        self.code = process.code
+        self.process = process
         self.pc = pc
         self.parent = parent
         self.root: ProcessTask = self if parent is None else parent.root
@@ -74,6 +74,11 @@ class ProcessTask(Task):
         self.cursors: dict[str, int] = {}
         self.write_count = 0
         self.seen_events = {name: md.event_nr for name, md in world.stack.devices.items()}
+
+    @property
+    def code(self) -> list[Instr]:
+        """The process's code, which never changes."""
+        return self.process.code
 
     def run(self) -> None:
         """Begin."""

@@ -21,6 +21,7 @@ from .targets.flakey import FLAKEY
 from .targets.linear import LINEAR
 from .targets.log_writes import LOG_WRITES
 from .targets.mirror import MIRROR
+from .targets.raid import RAID
 from .targets.snapshot import SNAPSHOT
 from .targets.snapshot_merge import SNAPSHOT_MERGE
 from .targets.snapshot_origin import SNAPSHOT_ORIGIN
@@ -43,7 +44,8 @@ def _table(*types: _T) -> Mapping[str, _T]:
 
 
 TARGETS: Mapping[str, TargetType] = _table(
-    LINEAR, STRIPED, ERROR, ZERO, MIRROR, SNAPSHOT_ORIGIN, SNAPSHOT, SNAPSHOT_MERGE, DELAY, FLAKEY, DUST, LOG_WRITES,
+    LINEAR, STRIPED, ERROR, ZERO, MIRROR, SNAPSHOT_ORIGIN, SNAPSHOT, SNAPSHOT_MERGE, RAID, DELAY, FLAKEY, DUST,
+    LOG_WRITES,
 )
 OPERATIONS: Mapping[str, OperationType] = _table(
     *CONTROL_OPERATIONS, *IO_OPERATIONS, *FAULT_OPERATIONS, *EXPECTATION_OPERATIONS,

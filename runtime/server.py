@@ -22,7 +22,7 @@ from .build import BuildError, SetUp, furnish, prepare
 from .errors import DmspecError, InternalError, PlanError, StoreError, errno_name
 from .ioctl_live import IoctlDoor
 from .live import Abandoned, LiveEngine
-from .live_export import LiveExport
+from .live_export import LiveExport, control_node
 from .lockfs import LiveFreezer
 from .plan import Disk, Plan, from_bytes
 from .process import ProcessTask
@@ -151,7 +151,9 @@ class MountServer:
         self.engine.after_step = self.world.settle
         if show_disks:
             self.export.disks = self.stack.disks
-            self.export.list_disks = show_disks == "listed"
+        if show_disks == "hidden":
+            self.export.list_disks = False
+            self.export.control = control_node()
         self.ioctls = IoctlDoor(self.stack, self.engine)
 
     def _backing(self, disk: Disk) -> FileBacking:

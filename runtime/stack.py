@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .block import Backing, BlockDevice, Disk
+from .bio import Bio
+from .block import DISK_MAJOR, Backing, BlockDevice, Disk
 from .eras import Era
 from .errors import DmError
 from .mapped_device import MappedDevice

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .targets.base import Target
 
 TOO_LARGE_SECTORS = 1 << 54
+# How a table opens a device (FMODE_READ, FMODE_WRITE).
+READ = 1
+WRITE = 2
 
 
 def split_args(text: str) -> list[str]:
@@ -55,6 +58,7 @@ class Table:
         self.types: list[str] = []
         self.ends: list[int] = []
         self.devices: list[BlockDevice] = []
+        self.modes: list[int] = []
         self.live = False
 
     @property
@@ -69,38 +73,53 @@ class Table:
         if self.live:
             self.md.event()
 
-    def get_device(self, path: str, *, write: bool = True) -> BlockDevice:
+    def get_device(self, path: str, *, write: bool = True, read: bool = True) -> BlockDevice:
         """``dm_get_device``: one open for each distinct device, however often it is named.
 
-        A mapped device opens it once for all its tables of one mode (``dm_get_table_device``), so a table that is
-        only loaded does not raise the open count of what the live one uses.  A target that never writes a device (a snapshot its origin) may have one that is read-only.
+        A mapped device opens it once for all its tables in each mode (``dm_get_table_device``), so a table that is
+        only loaded does not raise the open count of what the live one uses.  A target that never writes a device
+        (a snapshot its origin) may have one that is read-only.
         """
         device = self.md.stack.lookup(path)
         if device.read_only and write and not self.read_only:
             raise DmError(errno.EACCES)
-        if not any(held is device for held in self.devices):
-            if not any(self._same(used, device) for used in self.md.table_devices):
-                self.md.stack.hold(device)
-            self.md.table_devices.append((device, self.read_only))
-            self.devices.insert(0, device)
+        mode = (READ if read else 0) | (WRITE if write and not self.read_only else 0)
+        for index, held in enumerate(self.devices):
+            if held is device:
+                self._change_mode(index, self.modes[index] | mode)
+                return device
+        self.devices.insert(0, device)
+        self.modes.insert(0, 0)
+        self._change_mode(0, mode)
         return device
 
-    def _same(self, used: tuple[BlockDevice, bool], device: BlockDevice) -> bool:
-        return used[0] is device and used[1] == self.read_only
+    def _change_mode(self, index: int, mode: int) -> None:
+        """Open a device in a mode, and close it in the one that it had (``upgrade_mode``); mode 0 is closed."""
+        device, old = self.devices[index], self.modes[index]
+        self.modes[index] = mode
+        if mode == old:
+            return
+        used = self.md.table_devices
+        if mode:
+            if not any(one[0] is device and one[1] == mode for one in used):
+                self.md.stack.hold(device)
+            used.append((device, mode))
+        if old:
+            del used[next(at for at, one in enumerate(used) if one[0] is device and one[1] == old)]
+            if not any(one[0] is device and one[1] == old for one in used):
+                self.md.stack.release(device)
 
     def release_devices(self) -> None:
-        used = self.md.table_devices
-        for device in self.devices:
-            del used[next(index for index, one in enumerate(used) if self._same(one, device))]
-            if not any(self._same(one, device) for one in used):
-                self.md.stack.release(device)
+        for index in range(len(self.devices)):
+            self._change_mode(index, 0)
+        self.modes.clear()
         self.devices.clear()
 
     @property
     def write_cache(self) -> bool:
         """Whether a flush to the mapped device means anything (``dm_table_supports_flush``)."""
-        return any(target.num_flush_bios and any(area[0].write_cache for area in target.areas())
-                   for target in self.targets)
+        return any(target.num_flush_bios and (
+            target.flush_supported or any(area[0].write_cache for area in target.areas())) for target in self.targets)
 
     @property
     def supports_discard(self) -> bool:

@@ -3,7 +3,7 @@
 A state is the pickled :class:`~dmspec.runtime.runner.Running`, which is plain data (see
 :mod:`dmspec.runtime.task` for why).  What never changes (the plan, the target types) is left out, and
 so is what does not decide how a run goes on: the history (steps, the schedule, the kernel log) and the
-order in which tasks became ready, since every order is explored.  So equal bytes mean equal futures;
+order in which tasks became ready or began to wait for a lock, since every order is explored.  So equal bytes mean equal futures;
 the converse holds as far as the runtime keeps its data in one shape, and where it does not, a state is
 only stored twice.
 """
@@ -24,7 +24,8 @@ from ..eras import Era
 from ..plan import Check, Fault, Instr, Plan, Process, Scenario
 from ..runner import Running
 from ..signature import Signature
-from ..task import Latch, Task
+from ..sim import FirstChooser
+from ..task import Task
 
 KEY_BYTES: Final = 16
 
@@ -47,7 +48,6 @@ class Codec:
         self.index: dict[int, int] = {}
         self.table: dict[type, Callable[[Any], Any]] = dict.fromkeys(
             (Plan, Process, Instr, Scenario, Fault, Check, Era, MappingProxyType, Signature), self._constant)
-        self.table[Latch] = _reduce_latch
 
     def _constant(self, value: Any) -> Any:
         at = self.index.get(id(value))
@@ -82,7 +82,14 @@ class Codec:
             engine.steps = run.first_step = 0
         engine.schedule = []
         engine.current = None
+        engine.chooser = FirstChooser()
         engine.runnable = deque(in_order(engine.runnable))
+        latches = [mutex.latch for mutex in world.locks.values()]
+        latches += [md.suspend_lock.latch for md in world.stack.devices.values()]
+        latches += [filesystem.thawed for filesystem in world.filesystems.by_name.values()]
+        for latch in latches:
+            if len(latch.waiters) > 1:
+                latch.waiters = deque(in_order(latch.waiters))
         run.fired = []
         world.stack.log_lines.clear()
         world.violations = [replace(one, step=0, time_ns=0) for one in world.violations]
@@ -93,15 +100,6 @@ class Codec:
 
 def _look_up(at: int) -> Any:
     return _constants[at]
-
-
-def _new_latch() -> Latch:
-    return object.__new__(Latch)
-
-
-def _reduce_latch(latch: Latch) -> Any:
-    """Who waits, in one order: those that a latch releases are all ready then, whoever came first."""
-    return _new_latch, (), (None, {"name": latch.name, "waiters": deque(in_order(latch.waiters))})
 
 
 def in_order(tasks: Iterable[Task]) -> list[Task]:

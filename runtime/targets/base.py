@@ -38,7 +38,9 @@ class Target:
     ``discards_supported``: it takes discards whether the devices below do or not.
     ``discard_zeroes``: what was discarded reads as zeros if the devices below see to it.
     ``max_io_sectors`` (0: no limit) cuts bios at multiples of itself, counted from ``begin``;
-    ``max_write_sectors`` does so for writes only, counted from the device's start.
+    ``max_write_sectors`` does so for writes only, counted from the device's start;
+    ``max_discard_sectors`` for discards, which ``max_io_sectors`` does not cut.
+    ``flush_supported``: flushes mean something to it, whatever the devices below are.
     """
 
     has_end_io: ClassVar[bool] = False
@@ -48,6 +50,8 @@ class Target:
     discard_zeroes: ClassVar[bool] = False
     max_io_sectors: int = 0
     max_write_sectors: int = 0
+    max_discard_sectors: int = 0
+    flush_supported: bool = False
 
     def __init__(self, table: Table, begin: int, length: int) -> None:
         self.table = table
@@ -119,10 +123,10 @@ class Target:
         """What it keeps until somebody acts, in words: "1 write held since leg pv1 failed"."""
         return iter(())
 
-    def get_device(self, path: str, reason: str, *, write: bool = True) -> BlockDevice:
+    def get_device(self, path: str, reason: str, *, write: bool = True, read: bool = True) -> BlockDevice:
         """Open a device for this table; failing, raise with the target's own words."""
         try:
-            return self.table.get_device(path, write=write)
+            return self.table.get_device(path, write=write, read=read)
         except DmError as error:
             raise DmError(error.errno, reason) from None
 

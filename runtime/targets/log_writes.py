@@ -71,6 +71,7 @@ class LogWrites(Target):
     """
 
     has_end_io = True
+    flush_supported = True
     num_discard_bios = 1
     discards_supported = True
     discard_zeroes = True

@@ -73,7 +73,8 @@ class Snapshot(Target):
             raise DmError(errno.EINVAL, "requires 4 or more arguments")
         self.discard_zeroes_cow = self.discard_passdown_origin = False
         self._parse_features(argv[4:])
-        self.origin = self.get_device(argv[0], "Cannot get origin device", write=self.merging)
+        self.origin = self.get_device(argv[0], "Cannot get origin device", write=self.merging,
+                                      read=not self.merging)
         self.cow = self._get_cow(argv[1])
         try:
             self.store: ExceptionStore = create_store(self.stack, self.origin, self.cow, argv[2], argv[3])
@@ -140,7 +141,7 @@ class Snapshot(Target):
         if not self.chunk_sectors:
             snapshots_of(self.stack).remove(self)
             return DmError(errno.EINVAL, "Chunk size not set")
-        self.max_io_sectors = self.chunk_sectors
+        self.max_io_sectors = self.max_discard_sectors = self.chunk_sectors
         return 0
 
     @property
@@ -173,7 +174,7 @@ class Snapshot(Target):
         self.complete, source.complete = source.complete, self.complete
         self.store, source.store = source.store, self.store
         self.store.overflow = overflow
-        self.max_io_sectors = self.chunk_sectors
+        self.max_io_sectors = self.max_discard_sectors = self.chunk_sectors
         self.valid = source.valid
         self.overflowed = source.overflowed
         source.valid = False

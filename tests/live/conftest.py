@@ -178,6 +178,9 @@ class Stack:
     def device(self, name: str) -> Path:
         return self.dir / name
 
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.dir.iterdir())
+
     def disk(self, name: str) -> Path:
         assert self.store is not None
         return self.store / f"{name}.img"

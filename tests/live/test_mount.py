@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from ctypes import CDLL, c_int, c_int64, get_errno
 from pathlib import Path
 
@@ -102,8 +103,9 @@ def test_the_end_is_enospc_and_truncation_means_nothing(mount: Mount, binding: s
     assert "No space left on device" in dd.stderr
     until(lambda: stack.device("a").stat().st_size == 4 * MIB, "the true size")
     assert stack.disk("pv1").stat().st_size == 4 * MIB
-    for refused in (lambda: (stack.dir / "new").touch(), lambda: stack.device("a").unlink(),
-                    lambda: (stack.dir / "sub").mkdir()):
+    refusals: list[Callable[[], None]] = [
+        (stack.dir / "new").touch, stack.device("a").unlink, (stack.dir / "sub").mkdir]
+    for refused in refusals:
         with fails_with(errno.EPERM, errno.EACCES, errno.ENOSYS):
             refused()
 
@@ -167,7 +169,7 @@ def test_a_suspended_device_blocks_its_own_io_only(mount: Mount, binding: str) -
         os.pwrite(descriptor, b"b" * 4096, 0)
         os.fsync(descriptor)
         assert os.pread(descriptor, 4096, 0) == b"b" * 4096
-    assert sorted(os.listdir(stack.dir)) == ["a", "b"]
+    assert stack.names() == ["a", "b"]
     shown = command("do", stack.dir, "--status")
     assert shown.returncode == 0
     assert "a (254:0): SUSPENDED" in shown.stdout
@@ -248,7 +250,7 @@ def test_an_open_file_follows_its_device_to_another_name(mount: Mount, binding: 
     stack = mount(PLAIN, binding)
     with opened(stack.device("a"), os.O_RDWR | os.O_DIRECT) as descriptor:
         stack.ok("rename a c")
-        assert sorted(os.listdir(stack.dir)) == ["b", "c"]
+        assert stack.names() == ["b", "c"]
         os.pwrite(descriptor, aligned(b"x" * 4096), 0)
         stack.ok("create a { linear pv2 }")
         with fails_with(errno.EBUSY), opened(stack.device("a")):

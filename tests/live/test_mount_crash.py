@@ -15,6 +15,7 @@ import pytest
 
 from dmspec.runtime.backing import open_file
 from dmspec.runtime.errors import StoreError
+from dmspec.runtime.server import MountServer
 
 from .conftest import (
     BINDINGS,
@@ -28,6 +29,7 @@ from .conftest import (
     hashes,
     left_over,
     opened,
+    plan_of,
     until,
 )
 
@@ -228,25 +230,25 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_refused_and_nothing_is_changed(mount: Mount, tmp_path: Path, runtime_folder: Path,
-                                                     case: str) -> None:
+def test_bad_input_is_refused_and_nothing_is_changed(tmp_path: Path, runtime_folder: Path, case: str) -> None:
     text, size, break_it, says = BAD[case]
-    good = mount(SNAP.format(size="1MiB"))
-    good.ok("write snap at=0 size=64KiB")
-    good.umount()
-    store = good.disk("pv1").parent
+    store, mountpoint = tmp_path / "disks", tmp_path / "mnt"
+    mountpoint.mkdir()
+    good = MountServer(plan_of(SNAP.format(size="1MiB")), spec_folder=tmp_path, store=store)
+    good.export.write("snap", 0, memoryview(b"good" * 16 * KIB))
+    good.close()
     if size != "1MiB":
         (store / "cow.img").unlink()
     break_it(store)
     spec = tmp_path / "spec.dms"
     spec.write_text(text.format(size=size))
-    before = hashes(store, good.dir)
-    done = command("mount", spec, good.dir, "--store", store)
+    before = hashes(store, mountpoint)
+    done = command("mount", spec, mountpoint, "--store", store)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
     assert done.stderr.startswith(("dmspec: ", "error"))
     assert "Traceback" not in done.stderr
-    assert hashes(store, good.dir) == before
+    assert hashes(store, mountpoint) == before
     assert left_over(runtime_folder) == []
 
 
@@ -331,10 +333,10 @@ def test_a_mount_that_cannot_be_shown_takes_its_new_files_back(tmp_path: Path, r
     (tmp_path / "spec.dms").write_text(MIRROR)
     (tmp_path / "mnt").mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", "import dmspec.runtime.wire as w\n"
+        [sys.executable, "-c", ("import dmspec.runtime.wire as w\n"
          "def refuse(path): raise OSError(28, 'No space left on device')\n"
          "w.short_name = refuse\n"
-         "from dmspec.cli import main; main()", "mount", str(tmp_path / "spec.dms"), str(tmp_path / "mnt"),
+         "from dmspec.cli import main; main()"), "mount", str(tmp_path / "spec.dms"), str(tmp_path / "mnt"),
          "--store", str(tmp_path / "disks")],
         capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 70

@@ -19,7 +19,11 @@ COMMANDS: tuple[CommandEntry, ...] = (
     CommandEntry("explore", "dmspec.cli.explore", "Look at every interleaving of a spec's scenarios."),
     CommandEntry("mount", "dmspec.cli.mount", "Show a spec's devices as files."),
     CommandEntry("do", "dmspec.cli.do", "Do something to a mounted stack, or show its status."),
+    CommandEntry("dmsetup", "dmspec.cli.dmsetup", "Run dmsetup's own command line on a mounted stack."),
+    CommandEntry("shell", "dmspec.cli.shell", "Run scripts that use dmsetup and /dev/mapper on a mounted stack."),
+    CommandEntry("log", "dmspec.cli.log", "Show what the kernel would have logged."),
     CommandEntry("umount", "dmspec.cli.umount", "Unmount a stack and take it down."),
+    CommandEntry("verify", "dmspec.cli.verify", "Compare with a real Linux device-mapper."),
     CommandEntry("doctor", "dmspec.cli.doctor", "Say what this machine has and lacks, and how to mend it."),
 )
 

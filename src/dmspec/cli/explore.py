@@ -20,6 +20,7 @@ import click
 from dmspec.cli.output import EXIT_CHECK_FAILED, EXIT_OK, EXIT_USAGE, die, print_json, stderr, stdout
 
 if TYPE_CHECKING:
+    from dmspec.report import Explored
     from dmspec.runtime.explore import Exploration, Progress
     from dmspec.runtime.explore.judge import Verdict
     from dmspec.runtime.plan import Plan
@@ -37,10 +38,12 @@ EXPLORE_SHAPE_VERSION = 1
 @click.option("--first", is_flag=True, help="Stop at the first violation of every check.")
 @click.option("--trace", "trace_path", type=click.Path(), metavar="OUT",
               help="Keep the shortest violation, for `dmspec replay`.")
+@click.option("--report", "report_path", type=click.Path(), metavar="OUT.html",
+              help="Write all of it as one self-contained page, to step through.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (shape dmspec_explore, version 1).")
 @click.option("--quiet", "-q", is_flag=True, help="Print only the verdicts.")
-def command(file: str, scenario: str | None, most_states: int, preemptions: int | None, trace_path: str | None, *,
-            first: bool, as_json: bool, quiet: bool) -> int:
+def command(file: str, scenario: str | None, most_states: int, preemptions: int | None, trace_path: str | None,
+            report_path: str | None, *, first: bool, as_json: bool, quiet: bool) -> int:
     """Explore the scenarios of FILE: all orders of all steps, each fault at each point.
 
     The verdict on each check is exact within the bounds: a violation comes with the shortest way to it, and
@@ -57,7 +60,10 @@ def command(file: str, scenario: str | None, most_states: int, preemptions: int 
         if scenario not in names:
             die(EXIT_USAGE, f"{file} has no scenario {scenario!r}; it has: {', '.join(names)}")
         names = [scenario]
+    if report_path is not None:
+        _must_be_writable(report_path)
     documents = []
+    explored = []
     all_ok = True
     for name in names:
         begun = time.perf_counter()
@@ -70,10 +76,14 @@ def command(file: str, scenario: str | None, most_states: int, preemptions: int 
         all_ok = all_ok and all(one.ok for one in verdicts)
         if trace_path is not None and exploration.findings:
             _keep(plan, name, exploration, trace_path)
+        if report_path is not None:
+            explored.append(_explored(plan, name, exploration, verdicts, preemptions))
         if as_json:
             documents.append(_document(plan, name, exploration, verdicts, seconds))
         else:
             _show(plan, name, exploration, verdicts, seconds, quiet=quiet)
+    if report_path is not None:
+        _write_report(plan, file, explored, report_path)
     if as_json:
         print_json("dmspec_explore", EXPLORE_SHAPE_VERSION, {"file": file, "ok": all_ok, "scenarios": documents})
     return EXIT_OK if all_ok else EXIT_CHECK_FAILED
@@ -106,6 +116,43 @@ def _keep(plan: Plan, name: str, exploration: Exploration, path: str) -> None:
 
     shortest = min(exploration.findings.values(), key=lambda one: len(one.path))
     write_trace(run_scenario(plan, name, schedule=trace_of(plan, name, shortest.path)).trace, path)
+
+
+def _must_be_writable(path: str) -> None:
+    """End before the search, which may take long, where its report could not be written."""
+    import os
+    from pathlib import Path
+
+    out = Path(path)
+    if out.is_dir():
+        die(EXIT_USAGE, f"{path}: it is a directory")
+    if not out.parent.is_dir():
+        die(EXIT_USAGE, f"{path}: there is no folder {out.parent}")
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        die(EXIT_USAGE, f"{path}: it cannot be written")
+
+
+def _explored(plan: Plan, name: str, exploration: Exploration, verdicts: list[Verdict],
+              preemptions: int | None) -> Explored:
+    """What the report shows of one scenario."""
+    from dmspec.report import Explored
+    from dmspec.runtime.explore.explain import explain
+    from dmspec.runtime.runner import scenario_of
+
+    examples = [explain(plan, name, one.check, one.text, one.path) for one in exploration.findings.values()]
+    return Explored(scenario_of(plan, name), exploration, verdicts, examples, preemptions)
+
+
+def _write_report(plan: Plan, file: str, explored: list[Explored], path: str) -> None:
+    from pathlib import Path
+
+    from dmspec.report import read_sources, render
+
+    page = render(plan, explored, read_sources(plan, file))
+    try:
+        Path(path).write_text(page, encoding="utf-8", newline="\n")
+    except OSError as error:
+        die(EXIT_USAGE, f"{path}: {error.strerror}")
 
 
 def _document(plan: Plan, name: str, exploration: Exploration, verdicts: list[Verdict],

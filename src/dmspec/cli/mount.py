@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @click.option("--fuse", "binding", type=click.Choice(["auto", "mfusepy", "fusepy"]), default="auto",
               help="Which binding to use: mfusepy (libfuse 3) or fusepy (libfuse 2).")
 @click.option("--disks", "show_disks", flag_value="listed", default=None, help="Show the disks as files too.")
-@click.option("--hidden-disks", "show_disks", flag_value="hidden",
-              help="The same, but they are left out when DIR is listed.")
+@click.option("--like-dev-mapper", "show_disks", flag_value="hidden",
+              help="Look like /dev/mapper: with a file `control`, and disks that are there but not listed.")
 @click.option("--foreground", is_flag=True, help="Stay until unmounted, by `umount`, Ctrl-C or SIGTERM.")
 @click.option("--quiet", is_flag=True, help="Say nothing when it is there.")
 def command(file: str, directory: str, store: str | None, binding: str, *, show_disks: str | None,

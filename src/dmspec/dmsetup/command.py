@@ -13,6 +13,7 @@ from dmspec.dmsetup import devices, options, show
 from dmspec.dmsetup.door import Door, NoMountError, find
 from dmspec.dmsetup.report import Report
 from dmspec.dmsetup.task import CommandFailed, Session
+from dmspec.dmsetup.tree import style_of
 from dmspec.dmsetup.usage import usage
 
 _EACH: Final = 1  # one run for each argument
@@ -33,14 +34,14 @@ class Command:
     function: Function
 
 
-def _help(session: Session, arguments: list[str]) -> None:
+def _help(session: Session, _arguments: list[str]) -> None:
     session.error(usage((one.name, one.arguments) for one in COMMANDS).rstrip("\n") + "\n")
     if "columns" in session.options:
         session.options.set("options", "help")
         Report(session, "help").show_help()
 
 
-def _stats(session: Session, arguments: list[str]) -> None:
+def _stats(session: Session, _arguments: list[str]) -> None:
     session.fail("dmspec keeps no statistics of I/O; stats is not emulated.")
 
 
@@ -104,12 +105,12 @@ def run() -> None:
     os._exit(status)
 
 
-def main(words: list[str], mountpoint: str | None = None) -> int:
-    """One call of dmsetup; its exit status."""
+def main(words: list[str], mountpoint: str | None = None, door: Door | None = None) -> int:
+    """One call of dmsetup; its exit status.  ``door`` is the mount, unless it is still to be found."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="surrogateescape")
-    session = Session(options.Options(), _Unopened(mountpoint))
+    session = Session(options.Options(), door or _Unopened(mountpoint))
     try:
         session.options = options.parse("dmsetup", words)
     except options.UsageError as error:
@@ -175,7 +176,10 @@ def _usage() -> str:
 def _name_style(session: Session) -> bool:
     """What `-o` means where it does not name columns: how `ls` and `deps` call devices."""
     given = session.options
-    if "tree" in given or "columns" in given or "options" not in given:
+    if "tree" in given:
+        session.tree_style = style_of(session, given["options"])
+        return session.tree_style is not None
+    if "columns" in given or "options" not in given:
         return True
     words = [word for word in given["options"].split(",") if given["options"]]
     for index, word in enumerate(words):
@@ -213,7 +217,7 @@ def _selected(session: Session, arguments: list[str]) -> list[str]:
         if report.selects(report.row_of(answer)):
             chosen.append(name)
     session.several = True
-    return chosen or [""][:0]
+    return chosen
 
 
 def _perform(session: Session, command: Command, arguments: list[str]) -> int:

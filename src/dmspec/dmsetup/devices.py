@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from dmspec.dmsetup import names
@@ -11,6 +13,7 @@ from dmspec.dmsetup.options import atoi
 from dmspec.dmsetup.show import display_info, each_device
 from dmspec.dmsetup.task import CommandFailed, Session, Task
 from dmspec.runtime import ioctl_format as form
+from dmspec.runtime.block import DM_MAJOR
 
 _NUMBER = re.compile(r"\s*([+-]?[0-9]+)", re.ASCII)
 _U64 = (1 << 64) - 1
@@ -116,12 +119,14 @@ def create_one(session: Session, name: str, file: str | None) -> None:
         task.major = options.number("major")
     if "minor" in options:
         task.minor = options.number("minor")
+        task.major = task.major if "major" in options else DM_MAJOR
     task.node_on_create = "addnodeoncreate" in options
     if not table:
         task.flags |= read_only
         answer = session.run(task)
     else:
-        answer = session.run(task)
+        # This task alone takes device-mapper's own major number, whatever the user says (_create_and_load_v4).
+        answer = session.run(replace(task, major=DM_MAJOR) if task.minor >= 0 else task)
         device = form.decode_dev(answer.header.dev)
         try:
             reload = Task("reload", name, major=device[0], minor=device[1], targets=table, flags=read_only)
@@ -284,10 +289,8 @@ def _error_device(session: Session, name: str) -> None:
 def remove(session: Session, arguments: list[str]) -> None:
     """``remove``; with ``--force`` an error table comes first, whether that works or not."""
     if "force" in session.options and arguments:
-        try:
+        with contextlib.suppress(CommandFailed):
             _error_device(session, arguments[0])
-        except CommandFailed:
-            pass
     simple(session, "remove", _first(arguments), display=False)
 
 

@@ -30,6 +30,8 @@ class Block:
     set_up: bool
     node: bool
     read_only: bool
+    io_min: int
+    io_opt: int
 
 
 class Door:
@@ -62,7 +64,8 @@ class Door:
     def blocks(self) -> list[Block]:
         """All block devices."""
         return [Block(block["major"], block["minor"], block["kernel"], decode(block.get("name", b"")),
-                      block["sectors"], block["set_up"], block["node"], bool(block.get("read_only")))
+                      block["sectors"], block["set_up"], block["node"], block["read_only"], block["io_min"],
+                      block["io_opt"])
                 for block in self.ask("blocks")["blocks"]]
 
     def node(self, name: str, *, there: bool) -> None:

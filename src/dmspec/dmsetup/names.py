@@ -1,4 +1,4 @@
-"""Names as the kernel and /dev/mapper have them: what udev would not take is written as ``\\xNN``.
+r"""Names as the kernel and /dev/mapper have them: what udev would not take is written as ``\xNN``.
 
 The mode is `auto` unless the command line says `hex` (encode everything, also backslashes) or `none`.
 """

@@ -17,15 +17,16 @@ _ALIAS: Final = {"c": "columns", "C": "columns", "f": "force", "G": "gid", "h": 
                  "u": "uuid", "U": "uid", "v": "verbose", "y": "yes"}
 
 # In the original's order, in which getopt lists the candidates of an ambiguous abbreviation; "=" takes a value.
-LONG: Final = tuple("""
+_LONG: Final = """
     readonly alias= alldevices allprograms allregions area areas= areasize= bounds= checks clear columns concise
     count= deferred select= exec= filemap follow= force foreground gid= group groupid= help histogram inactive
-    interval= length= manglename= major= minor= mode= nameprefixes nogroup noflush noheadings nolockfs noopencount
-    nosuffix notable notimesuffix udevcookie= nomonitor noudevrules noudevsync options= precise programid= raw
-    readahead= region regions= regionid= relative retry rows segments separator= setuuid showkeys sort= start=
-    table= target= tree uid= units= uuid= unbuffered unquoted userdata= verbose= verifyudev version yes
-    addnodeonresume addnodeoncreate
-""".split())
+    interval= length= manglename= major= minor= mode= nameprefixes nogroup noflush noheadings nolockfs
+    noopencount nosuffix notable notimesuffix udevcookie= nomonitor noudevrules noudevsync options= precise
+    programid= raw readahead= region regions= regionid= relative retry rows segments separator= setuuid showkeys
+    sort= start= table= target= tree uid= units= uuid= unbuffered unquoted userdata= verbose= verifyudev version
+    yes addnodeonresume addnodeoncreate
+"""
+LONG: Final = tuple(_LONG.split())
 
 _TAKES: Final = {word.rstrip("="): word.endswith("=") for word in LONG}
 

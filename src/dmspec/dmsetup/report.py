@@ -40,7 +40,7 @@ class Report:
         self.help_only = False
         is_plain = "noheadings" in options
         self.separator = ":" if is_plain else " "
-        self.aligned = not is_plain and "nameprefixes" not in options
+        self.aligned = not is_plain and "nameprefixes" not in options and "rows" not in options
         self.headings = not is_plain
         if "separator" in options:
             self.separator, self.aligned = options["separator"], False
@@ -88,7 +88,7 @@ class Report:
 
     def _selection(self, text: str) -> Selection:
         try:
-            return Selection(text, lambda name: find_field(name))
+            return Selection(text, find_field)
         except SelectionError as error:
             self.session.fail(str(error))
 

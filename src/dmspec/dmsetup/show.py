@@ -199,13 +199,14 @@ def _execute(session: Session, name: str) -> None:
 def ls(session: Session, arguments: list[str]) -> None:
     """`ls`."""
     options = session.options
-    if ("target" in options and options["target"]) or ("exec" in options and options["exec"]):
+    if options["target"] or options["exec"]:
         status(session, arguments)
     elif "tree" in options:
         entries = session.entries()
         if not entries:
             session.print("No devices found")
-        show_tree(session, entries, options["options"])
+        assert session.tree_style is not None
+        show_tree(session, entries, session.tree_style)
     else:
         entries = session.entries()
         if not entries:
@@ -247,7 +248,7 @@ def _deps_one(session: Session, name: str | None, *, several: bool) -> None:
         session.print("")
 
 
-def targets(session: Session, arguments: list[str]) -> None:
+def targets(session: Session, _arguments: list[str]) -> None:
     """`targets`."""
     _show_versions(session, Task("versions"))
 
@@ -263,7 +264,7 @@ def _show_versions(session: Session, task: Task) -> None:
         session.print(f"{name:16} v{version[0]}.{version[1]}.{version[2]}")
 
 
-def version(session: Session, arguments: list[str]) -> None:
+def version(session: Session, _arguments: list[str]) -> None:
     """`version`."""
     session.print(f"Library version:   {VERSION}")
     answer = session.run(Task("version"))
@@ -292,7 +293,7 @@ def cookie_value(session: Session, text: str) -> int:
     return value
 
 
-def udevcreatecookie(session: Session, arguments: list[str]) -> None:
+def udevcreatecookie(session: Session, _arguments: list[str]) -> None:
     """`udevcreatecookie`: without udev there is none, and nothing is printed."""
 
 
@@ -330,7 +331,7 @@ def udevcomplete_all(session: Session, arguments: list[str]) -> None:
     session.print("0 semaphores with keys prefixed by 3405 (0xd4d) destroyed. 0 skipped.")
 
 
-def udevcookies(session: Session, arguments: list[str]) -> None:
+def udevcookies(session: Session, _arguments: list[str]) -> None:
     """`udevcookies`."""
     session.print("Cookie       Semid      Value      Last semop time           Last change time")
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from dmspec.dmsetup import names
@@ -15,7 +16,7 @@ from dmspec.runtime import ioctl_format as form
 
 if TYPE_CHECKING:
     from dmspec.dmsetup.report import Report
-    from dmspec.dmsetup.tree import Tree
+    from dmspec.dmsetup.tree import Style, Tree
 
 # Each kind's command number and the interface version that it asks for.
 KINDS: Final[dict[str, tuple[int, tuple[int, int, int]]]] = {
@@ -92,6 +93,7 @@ class Session:
         self.command = ""
         self.several = False
         self.name_style = "devno"
+        self.tree_style: Style | None = None
         self.concise_output = False
         self.report: Report | None = None
         self._blocks: list[Block] | None = None
@@ -175,16 +177,17 @@ class Session:
             return
         if task.kind == "create":
             self.fail(f'Name "{name}" invalid. It contains "/".')
-        base = os.path.basename(name)
-        folders = (os.path.realpath("/dev/mapper"), os.path.realpath(self.door.mountpoint()))
-        path = name if os.path.exists(name) or name.startswith("/") or name.count("/") != 1 else f"/dev/{name}"
-        numbered = base.startswith("dm-") and base[3:].isdigit()
-        known = {block.name for block in self.blocks() if block.name}
-        if numbered:
-            base = next((block.name for block in self.blocks() if block.name and block.kernel == base), base)
-        elif os.path.realpath(os.path.dirname(path)) not in folders:
-            self.fail(f"Device {name} not found")
-        if base not in known:
+        path = Path(name)
+        if not path.exists() and not path.is_absolute() and name.count("/") == 1:
+            path = Path("/dev") / path
+        base = path.name
+        folders = (Path("/dev/mapper").resolve(), Path(self.door.mountpoint()).resolve())
+        blocks = {block.name: block for block in self.blocks() if block.name and block.node}
+        if base.startswith("dm-"):
+            base = next((block.name for block in blocks.values() if block.kernel == base), base)
+        elif path.parent.resolve() not in folders:
+            base = ""
+        if base not in blocks:
             self.fail(f"Device {name} not found")
         task.name, task.plain_name = base, True
 

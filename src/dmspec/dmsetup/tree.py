@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import locale
+import os
 import struct
 import termios
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from dmspec.dmsetup.task import CommandFailed, Session, Task
+from dmspec.dmsetup.task import Session, Task
 from dmspec.runtime import ioctl_format as form
 from dmspec.runtime.block import DM_MAJOR
 
@@ -104,15 +105,15 @@ class Style:
         return "compact" in self.shown and not self.shown & {"active", "rw", "open", "uuid", "status", "table"}
 
 
-def style_of(session: Session, options: str) -> Style:
-    """Parse the options; a word may be cut short, and an unknown one ends the command."""
-    style = Style(symbols=_UTF if locale.nl_langinfo(locale.CODESET) == "UTF-8" else _ASCII)
+def style_of(session: Session, options: str) -> Style | None:
+    """Parse the options; a word may be cut short.  Nothing: there is an unknown one, and it has been named."""
+    style = Style(symbols=_UTF if _speaks_utf8() else _ASCII)
     words = options.split(",") if options else []
     for index, word in enumerate(words):
         known = next((name for name in _OPTIONS if name.startswith(word)), None)
         if known is None:
             session.error(f"Tree options not recognised: {','.join(words[index:])}.")
-            raise CommandFailed
+            return None
         if known in ("utf", "vt100", "ascii"):
             style.symbols = {"utf": _UTF, "vt100": _VT100, "ascii": _ASCII}[known]
         elif known == "nodevice":
@@ -126,6 +127,13 @@ def style_of(session: Session, options: str) -> Style:
     if style.symbols is not _VT100:
         style.width = _terminal_width()
     return style
+
+
+def _speaks_utf8() -> bool:
+    """Whether the user's locale is one of UTF-8; Python makes C.UTF-8 of none (PEP 538), which does not count."""
+    said = next((os.environ[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "")
+    made_up = said == "C.UTF-8" and not os.environ.get("LC_ALL") and not os.environ.get("LANG")
+    return locale.nl_langinfo(locale.CODESET) == "UTF-8" and said not in ("C", "POSIX") and not made_up
 
 
 def _terminal_width() -> int:
@@ -215,8 +223,7 @@ class Drawing:
         self.line = ""
 
 
-def show_tree(session: Session, entries: list[form.NameEntry], options: str) -> None:
+def show_tree(session: Session, entries: list[form.NameEntry], style: Style) -> None:
     """`ls --tree`."""
-    style = style_of(session, options)
     tree = build(session, entries)
     Drawing(session, style).draw(tree.bottom() if style.inverted else tree.top())

@@ -10,8 +10,8 @@ What is not compared, and why:
 
 from __future__ import annotations
 
+import errno
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,8 +23,7 @@ from dmspec.verify.script import Placed, guest_view
 from dmspec.verify.steps import Played
 
 AT_END: Final = -1
-_SAID: Final = re.compile(r"(?:failed|can't open '[^']*'|error (?:reading|writing) '[^']*'|\A[^:]*|'[^']*'): (.+)\Z")
-_ERRORS: Final = {os.strerror(number): name for number, name in __import__("errno").errorcode.items()}
+_ERRORS: Final = {os.strerror(number): name for number, name in errno.errorcode.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +80,9 @@ def error_of(status: int, text: list[str]) -> str:
     return f"exit {status}: {' / '.join(text)}"
 
 
-def parse(output: str) -> tuple[dict[int, Report], list[str]]:
-    """The reports by the number of the case, and what went wrong with the guest itself."""
+def parse(output: str) -> dict[int, Report]:
+    """The reports by the number of the case."""
     reports: dict[int, Report] = {}
-    trouble: list[str] = []
     report = Report()
     told = Told()
     lines: list[str] = report.before
@@ -114,11 +112,9 @@ def parse(output: str) -> tuple[dict[int, Report], list[str]]:
             lines = told.text
         elif word in ("@clean", "@dirty"):
             report.complete, report.clean = True, word == "@clean"
-        elif word == "@trouble":
-            trouble.append(rest)
         elif not word.startswith("@"):
             lines.append(line)
-    return reports, trouble
+    return reports
 
 
 class Comparison:
@@ -134,9 +130,7 @@ class Comparison:
 
     def differences(self) -> list[Difference]:
         """All of them, in the order of the steps."""
-        found: list[Difference] = []
-        for line in self.report.before:
-            found.append(self._difference(AT_END, "the guest's preparation", line, ""))
+        found = [self._difference(AT_END, "the guest's preparation", line, "") for line in self.report.before]
         for number in range(len(self.played.steps)):
             if self.played.steps[number].op in ("fail", "heal"):
                 self._layer(number)
@@ -233,7 +227,7 @@ def _with_names(line: str, names: dict[str, str]) -> str:
 def _sections(first: list[str], second: list[str]) -> Iterator[tuple[str, list[str], list[str]]]:
     parts = [_split(view) for view in (first, second)]
     for section in ("status", "info", "table", "inactive", "steps"):
-        yield section, *(part.get(section, []) for part in parts)
+        yield section, parts[0].get(section, []), parts[1].get(section, [])
 
 
 def _split(view: list[str]) -> dict[str, list[str]]:

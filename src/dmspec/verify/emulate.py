@@ -7,6 +7,7 @@ has not ended, its device is held open, as the guest's ``dd`` does.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -97,12 +98,22 @@ class Emulated:
         if step.op == "read":
             place = self.world.place(step.args["target"])
             return ReadBytes(place.device, step.args["at"], step.args["size"])
+        if step.op == "discard" and self._claimed(step.args["target"]):
+            raise DmError(errno.EBUSY)
         if step.op in FAULTS:
             layer = next(one for one in self.layers if one.disk.name == step.args["disk"])
             layer.strike(step)
         perform = OPERATIONS[step.op].perform
         assert perform is not None, step.op
         return perform(process, step.args)
+
+    def _claimed(self, name: str) -> bool:
+        """Whether a table uses a device: BLKDISCARD wants the device for itself then, and is told EBUSY.
+
+        That is a matter of the block layer's ioctl, not of device-mapper: the emulator's ``discard`` has no such rule.
+        """
+        return any(device.name == name
+                   for md in self.world.stack.devices.values() for device, _mode in md.table_devices)
 
     def _resolve(self, number: int, step: Step) -> None:
         """Keep a step's table with every length a number, as the guest needs it."""
@@ -226,8 +237,8 @@ def _info(md: MappedDevice) -> str:
     attr = "".join(letter if there else "-" for letter, there in (
         ("L", md.live is not None), ("I", md.inactive is not None), ("s", md.suspended)))
     segments = len(md.live.targets) if md.live is not None else 0
-    return f"{md.name}:{md.uuid}:{md.minor}:{md.open_count}:{segments}:{md.event_nr}:" \
-           f"{attr}{'r' if md.read_only else 'w'}"
+    attr += "r" if md.read_only else "w"
+    return f"{md.name}:{md.uuid}:{md.minor}:{md.open_count}:{segments}:{md.event_nr}:{attr}"
 
 
 def _answers(device: BlockDevice) -> bool:

@@ -10,7 +10,7 @@ The root is copied for each boot (about 6 MB), because a guest may write into it
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import shutil
 import signal
@@ -30,7 +30,6 @@ MODULES: Final = (
 )
 # A guest that prints nothing for so long hangs; a start takes about 3 s, the longest step less.
 SILENCE_S: Final = 40.0
-_PR_SET_PDEATHSIG: Final = 1
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _INIT: Final = """#!/bin/busybox sh
 export PATH=/bin DM_DISABLE_UDEV=1
@@ -47,7 +46,7 @@ busybox poweroff -f
 
 
 class GuestMissing(Exception):
-    """This machine lacks something that the guest needs; ``mend`` is the command that brings it."""
+    """Something that the guest needs is not on this machine; ``mend`` is the command that brings it."""
 
     def __init__(self, lacks: Sequence[str], packages: Sequence[str]) -> None:
         self.lacks = list(lacks)
@@ -148,15 +147,15 @@ def boot(guest: Guest, script: str, disks: Sequence[Path], *, silence_s: float =
         root = Path(folder) / "root"
         _make_root(guest, root, script)
         command = [
-            str(guest.kernel), "mem=256M", "root=/dev/root", "rootfstype=hostfs", f"rootflags={root}", "rw",
+            *_tied_to_this_process(), str(guest.kernel),
+            "mem=256M", "root=/dev/root", "rootfstype=hostfs", f"rootflags={root}", "rw",
             "init=/init", "con=null", "con0=null,fd:1", "quiet", f"uml_dir={folder}/", "umid=guest",
             *(f"ubd{index}={path}" for index, path in enumerate(disks)),
         ]
         environment = {**os.environ, "TMPDIR": folder}
         with open(Path(folder) / "console", "wb") as console:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
-                                       cwd=folder, env=environment, start_new_session=True,
-                                       preexec_fn=_end_with_parent)
+                                       cwd=folder, env=environment, start_new_session=True)
             try:
                 _wait(process, root / "output", silence_s)
             finally:
@@ -166,9 +165,10 @@ def boot(guest: Guest, script: str, disks: Sequence[Path], *, silence_s: float =
     return Run(output, output.rstrip().endswith("@end"), console_text, time.monotonic() - began)
 
 
-def _end_with_parent() -> None:
-    """In the new process: be told to end when the one that started it ends, whatever ends that."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _tied_to_this_process() -> list[str]:
+    """A command before the guest's that has it told to end when this process does, whatever ends that."""
+    setpriv = _command("setpriv")
+    return [str(setpriv), "--pdeathsig", "TERM"] if setpriv is not None else []
 
 
 def _wait(process: subprocess.Popen[bytes], output: Path, silence_s: float) -> None:
@@ -189,8 +189,6 @@ def _wait(process: subprocess.Popen[bytes], output: Path, silence_s: float) -> N
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End every process of a guest: they are a session of their own, which began with ``process``."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

@@ -19,6 +19,7 @@ real ``dmsetup`` lists can be foretold: disks have 200 and up, and devices of th
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from typing import Any, Final
 
@@ -54,8 +55,8 @@ class Layer:
     def create(self) -> str:
         """The command that makes it; ``create --concise`` with a minor number is refused by the kernel."""
         [(start, length, kind, params)] = self.segments()
-        return f"dmsetup create {shlex.quote(self.disk.name)} --major {DM_MAJOR} --minor {self.minor} " \
-               f"--table '{start} {length} {kind} {params}'"
+        name, table = shlex.quote(self.disk.name), f"{start} {length} {kind} {params}"
+        return f"dmsetup create {name} --major {DM_MAJOR} --minor {self.minor} --table '{table}'"
 
     def strike(self, step: Step) -> list[str]:
         """The commands for a ``fail`` or a ``heal``."""
@@ -91,7 +92,7 @@ class Layer:
             edges |= {first, end}
         places = sorted(edge for edge in edges if edge <= self.disk.sectors)
         made: list[Segment] = []
-        for first, end in zip(places, places[1:], strict=False):
+        for first, end in itertools.pairwise(places):
             failing = frozenset[str]().union(*(kinds for kinds, begin, behind in self.faults
                                                if begin <= first and end <= behind))
             made.append((first, end - first, *self._target(failing, first)))

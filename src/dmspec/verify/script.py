@@ -27,6 +27,10 @@ INFO: Final = "name,uuid,minor,open,segments,events,attr"
 # the rest of it is bound to differ, and is not waited for.
 LOOKS: Final = 30
 MOST_SLEEP_S: Final = 2.0
+# What is larger is read and written in pieces.
+MOST_PIECE_BYTES: Final = 8 * MIB
+# A smaller buffer of busybox's dd is not aligned, and then dd goes through the page cache without a word.
+PAGE_BYTES: Final = 4096
 _HEAD: Final = """
 look() {
     echo status; dmsetup status
@@ -52,10 +56,10 @@ b() {
     sleep 0.3
 }
 there() { [ -b /dev/mapper/$1 ] || { echo "No such device or address"; return 1; }; }
-w() { there "$1" && dd if=/dev/ubdb of=/dev/mapper/$1 bs=$3 count=1 skip=$4 seek=$2 \\
-    iflag=direct,skip_bytes oflag=direct,seek_bytes conv=notrunc status=none; }
-r() { there "$1" && dd if=/dev/mapper/$1 of=/dev/ubdc bs=$3 count=1 skip=$2 seek=$4 \\
-    iflag=direct,skip_bytes oflag=direct,seek_bytes conv=notrunc status=none; }
+w() { there "$1" && dd if=/dev/ubdb of=/dev/mapper/$1 bs=$3 count=$5 skip=$4 seek=$2 \\
+    iflag=direct,skip_bytes,count_bytes oflag=direct,seek_bytes conv=notrunc status=none; }
+r() { there "$1" && dd if=/dev/mapper/$1 of=/dev/ubdc bs=$3 count=$5 skip=$2 seek=$4 \\
+    iflag=direct,skip_bytes,count_bytes oflag=direct,seek_bytes conv=notrunc status=none; }
 d() { there "$1" && blkdiscard -o $2 -l $3 /dev/mapper/$1; }
 f() { there "$1" && sync -d /dev/mapper/$1; }
 a() {
@@ -142,9 +146,9 @@ class Script:
         self.lines.append("e")
         for disk in played.case.disks:
             offset = placed.contents[disk.name] = self._room(disk.sectors * SECTOR_BYTES)
-            self.lines.append(f"echo @contents {disk.name}; dd if=/dev/ubda of=/dev/ubdc bs={_unit(disk.sectors)} "
-                              f"count={disk.sectors * SECTOR_BYTES // _unit(disk.sectors)} "
-                              f"skip={placed.disks[disk.name]} seek={offset} iflag=direct,skip_bytes "
+            size = disk.sectors * SECTOR_BYTES
+            self.lines.append(f"echo @contents {disk.name}; dd if=/dev/ubda of=/dev/ubdc bs=1M count={size} "
+                              f"skip={placed.disks[disk.name]} seek={offset} iflag=direct,skip_bytes,count_bytes "
                               "oflag=direct,seek_bytes conv=notrunc status=none")
         names = {disk.name for disk in played.case.disks}
         for name in played.contents:
@@ -178,12 +182,13 @@ class Script:
         at, size = step.args["at"], step.args["size"]
         if step.op == "discard":
             return f"d {name} {at} {size}"
+        piece = -(-size // PAGE_BYTES) * PAGE_BYTES if size <= MOST_PIECE_BYTES else MIB
         if step.op == "read":
             placed.reads[number] = self._room(size)
-            return f"r {name} {at} {size} {placed.reads[number]}"
+            return f"r {name} {at} {piece} {placed.reads[number]} {size}"
         offset = len(self.payload)
         self.payload += stream(step.args["pattern"], 0, size)
-        return f"w {name} {at} {size} {offset}"
+        return f"w {name} {at} {piece} {offset} {size}"
 
 
 def guest_view(view: list[str], layers: list[Layer]) -> str:
@@ -198,10 +203,6 @@ def _pairs(layer: Layer, name: str, lines: list[str]) -> list[tuple[str, str]]:
     at_zero = layer.table_lines()[name]
     layer.offset = offset
     return [(f"{name}: {zero}", real) for zero, real in zip(at_zero, lines, strict=True)]
-
-
-def _unit(sectors: int) -> int:
-    return MIB if sectors % (MIB // SECTOR_BYTES) == 0 else 4096 if sectors % 8 == 0 else SECTOR_BYTES
 
 
 def _begins_pending(played: Played, number: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -34,16 +35,42 @@ class Verdict:
 
 @dataclass(slots=True)
 class Session:
-    """Runs cases in guests; ``kernel``, ``boots`` and ``seconds`` say what was used."""
+    """Runs cases in guests, of which so many run at once; ``kernel``, ``boots`` and ``seconds`` say what was used."""
 
     guest: Guest
     batch: int = BATCH
+    guests: int = 1
     kernel: str = ""
     boots: int = 0
     seconds: float = 0.0
 
+    def find_targets(self) -> frozenset[str]:
+        """The target types that the guest's kernel has."""
+        with tempfile.TemporaryDirectory(prefix="dmspec-verify-") as folder:
+            disk = Path(folder) / "disk"
+            _make_file(disk, MIB)
+            run = self._start("dmsetup targets", [disk])
+        return frozenset(line.split()[0] for line in run.output.splitlines() if not line.startswith("@"))
+
+    def _start(self, script: str, disks: Sequence[Path]) -> Run:
+        run = boot(self.guest, script, disks)
+        self.boots += 1
+        self.seconds += run.seconds
+        first = run.output.partition("\n")[0]
+        if not first.startswith("@kernel ") or "@trouble" in run.output:
+            said = "\n".join([run.output[-2000:], run.console[-2000:]]).strip()
+            raise GuestFailed(f"the guest did not start as it should:\n{said}")
+        self.kernel = first.removeprefix("@kernel ")
+        return run
+
     def compare(self, cases: Sequence[Played]) -> list[Verdict]:
-        """Run all of them, in the order given."""
+        """Run all of them; the verdicts are in the order of the cases."""
+        share = -(-len(cases) // self.guests)
+        parts = [cases[first:first + share] for first in range(0, len(cases), share)]
+        with ThreadPoolExecutor(self.guests) as pool:
+            return [verdict for part in pool.map(self._compare_part, parts) for verdict in part]
+
+    def _compare_part(self, cases: Sequence[Played]) -> list[Verdict]:
         verdicts: list[Verdict] = []
         while len(verdicts) < len(cases):
             verdicts += self._boot(cases[len(verdicts):len(verdicts) + self.batch])
@@ -59,9 +86,7 @@ class Session:
             for disk, size in zip(disks, (script.disks_end, len(script.payload), script.reads_end), strict=True):
                 _make_file(disk, size)
             _fill(disks[0], disks[1], script)
-            run = boot(self.guest, script.text, disks)
-            self.boots += 1
-            self.seconds += run.seconds
+            run = self._start(script.text, disks)
             fd = os.open(disks[2], os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return self._judge(script.placed, run, fd)
@@ -69,12 +94,9 @@ class Session:
                 os.close(fd)
 
     def _judge(self, placed: Sequence[Placed], run: Run, fd: int) -> list[Verdict]:
-        reports, trouble = parse(run.output)
-        first = run.output.partition("\n")[0]
-        if not first.startswith("@kernel ") or trouble or 0 not in reports:
-            said = "\n".join([*trouble, run.output[-2000:], run.console[-2000:]]).strip()
-            raise GuestFailed(f"the guest did not start as it should:\n{said}")
-        self.kernel = first.removeprefix("@kernel ")
+        reports = parse(run.output)
+        if 0 not in reports:
+            raise GuestFailed(f"the guest did not come to the first case:\n{run.output[-2000:]}")
         verdicts = []
         for number, one in enumerate(placed):
             if number not in reports:

@@ -1,0 +1,67 @@
+"""What is not compared between a recording and the emulator, each with the reason.
+
+A mask changes lines on both sides before they are compared; its pattern is searched in each line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Lines in which ``pattern`` is found get ``put`` in its place, or are left out (``None``)."""
+
+    pattern: str
+    put: str | None
+    reason: str
+    cases: tuple[str, ...] = ()
+
+    def applies(self, case: str) -> bool:
+        """Whether it is meant for this case; without names it is for all."""
+        return not self.cases or case in self.cases
+
+
+MASKS: Final = (
+    Mask(r"^kernel: \w+: Buffer I/O error on dev ", None,
+         "the page cache of the block layer logs this; here the page cache is that of FUSE"),
+    Mask(r"^[-bcl][-rwx]{9} .* DATE (\S+)$", r"\1",
+         "ls -l: the devices of a mount are regular files, with a size instead of a device number",
+         ("f-control",)),
+    Mask(r"^total \d+$", "total", "ls -l: regular files have blocks", ("f-control",)),
+    Mask(r"^dd: (?:error writing|failed to open) '/dev/mapper/ro': .*$", "dd: cannot write '/dev/mapper/ro'",
+         "a read-only device is refused when it is opened for writing (EACCES), as FUSE has to; Linux 6.1 lets it be "
+         "opened and refuses the write (EPERM)", ("a-basic",)),
+)
+
+# Where kernel lines come from workers, it is chance whether they are printed with one command or the next (the
+# README of the recordings says so); they are compared section by section, in their order.
+ASYNCHRONOUS: Final = frozenset({"b-mirror", "c-mirror-failure", "d-snapshot", "d2-merge", "d3-merge-transient",
+                                 "e-snapshot-of-mirror", "h-others"})
+
+
+def comparable(case: str, text: str) -> list[str]:
+    """A case's output as it is compared."""
+    lines = []
+    masks = [mask for mask in MASKS if mask.applies(case)]
+    for line in text.splitlines():
+        shown: str | None = line
+        for mask in masks:
+            if shown is not None and re.search(mask.pattern, shown):
+                shown = None if mask.put is None else re.sub(mask.pattern, mask.put, shown)
+        if shown is not None:
+            lines.append(shown)
+    return _kernel_last(lines) if case in ASYNCHRONOUS else lines
+
+
+def _kernel_last(lines: list[str]) -> list[str]:
+    ordered: list[str] = []
+    kernel: list[str] = []
+    for line in [*lines, "#####"]:
+        if line.startswith("#####"):
+            ordered += kernel
+            kernel = []
+        (kernel if line.startswith("kernel: ") else ordered).append(line)
+    return ordered[:-1]

@@ -1,0 +1,180 @@
+"""Runs the recorded kernel cases on mounts, unchanged, and compares what they print: `make kernel-cases`.
+
+Each case gets a mount of its own and a root of its own (a mount namespace; no privilege is needed where user
+namespaces are allowed): there /dev/mapper is the mount, /dev/loop0 and up are its disks, /tmp is empty, and
+/oracle/include/lib.sh is the file beside this one.  The last line says `N of M cases equal`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+sys.path.insert(0, os.fspath(Path(__file__).parent))
+
+from listed import LISTED
+from masks import comparable
+
+from dmspec.dmsetup.surroundings import write_programs
+from dmspec.runtime import wire
+
+HERE: Final = Path(__file__).resolve().parent
+CHECKOUT: Final = HERE.parents[1]
+RECORDED: Final = CHECKOUT.parent / "shared" / "kernel-cases"
+QUICK: Final = ("a-basic", "f-control", "f2-invalid-tables")
+_DISKS: Final = re.compile(r"^disks (\d+) (\d+)$", re.MULTILINE)
+_NEEDED: Final = ("busybox", "awk", "hexdump", "dd", "sha256sum")
+
+
+@dataclass
+class Result:
+    """How a case went: the lines that differ, or why there are none."""
+
+    name: str
+    seconds: float = 0.0
+    problem: str = ""
+    difference: list[str] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether it printed what the kernel's guest printed."""
+        return not self.problem and not self.difference
+
+
+@contextmanager
+def mounted(folder: Path, script: str) -> Iterator[Path]:
+    """A mount with the disks that the script asks for."""
+    count, kib = (int(word) for word in _DISKS.findall(script)[0])
+    (folder / "case.dms").write_text("".join(f"disk loop{index} {kib}KiB\n" for index in range(count)))
+    mountpoint, store = folder / "mount", folder / "store"
+    mountpoint.mkdir()
+    store.mkdir()
+    command = [sys.executable, "-m", "dmspec"]
+    subprocess.run([*command, "mount", "--quiet", "--like-dev-mapper", "--store", store, folder / "case.dms",
+                    mountpoint], check=True, timeout=120)
+    try:
+        yield mountpoint
+    finally:
+        for more in ([], ["--force"]):
+            try:
+                subprocess.run([*command, "umount", *more, mountpoint], check=True, capture_output=True, timeout=60)
+                break
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+                continue
+
+
+def run_case(name: str, recorded: Path, work: Path, seconds: float) -> Result:
+    """Run one case and compare it with its recording."""
+    began = time.monotonic()
+    folder = work / name
+    folder.mkdir()
+    script = (recorded / f"{name}.sh").read_text()
+    programs = folder / "programs"
+    programs.mkdir()
+    write_programs(programs)
+    for part in ("root", "tmp"):
+        (folder / part).mkdir()
+    shutil.copy(recorded / f"{name}.sh", folder / "case.sh")
+    result = Result(name)
+    try:
+        with mounted(folder, script) as mountpoint:
+            output = _in_root(folder, mountpoint, seconds)
+    except subprocess.SubprocessError as error:
+        result.problem = str(error)
+        output = ""
+    (folder / "output").write_text(output)
+    expected = comparable(name, (recorded / f"{name}.out").read_text())
+    if not result.problem:
+        result.difference = list(difflib.unified_diff(expected, comparable(name, output), "recorded", "emulated",
+                                                      lineterm="", n=3))
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def _in_root(folder: Path, mountpoint: Path, seconds: float) -> str:
+    environment = {
+        "PATH": f"{folder / 'programs'}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin", "LC_ALL": "C",
+        "DMSPEC_MOUNT": os.fspath(mountpoint), "CASE_STORE": os.fspath(folder / "store"), "CASE_LIB": os.fspath(HERE),
+        "CASE_PYTHON": sys.executable, "CASE_SOCKET": os.fspath(wire.socket_path(mountpoint)),
+        "HOME": "/tmp", **{name: os.environ[name] for name in ("XDG_RUNTIME_DIR", "TMPDIR") if name in os.environ},
+    }
+    with (folder / "raw").open("wb") as output, subprocess.Popen(
+            [sys.executable, HERE / "root.py", folder, mountpoint, "sh", folder / "case.sh"], stdout=output,
+            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, cwd="/",
+            start_new_session=True) as process:
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            output.write(f"\n# stopped after {seconds:.0f} seconds\n".encode())
+        finally:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+    return (folder / "raw").read_text(errors="replace")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the cases that are wanted, and say which are equal."""
+    parser = argparse.ArgumentParser(prog="kernel-cases", description=__doc__)
+    parser.add_argument("cases", nargs="*", help="which ones; without names all")
+    parser.add_argument("--recorded", type=Path, default=Path(os.environ.get("DMSPEC_KERNEL_CASES", RECORDED)),
+                        help="where the scripts and recordings are")
+    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
+    parser.add_argument("--jobs", type=int, default=4, help="how many at once; most of their time they sleep")
+    parser.add_argument("--seconds", type=float, default=1200, help="when a case is stopped")
+    parser.add_argument("--keep", action="store_true", help="keep the outputs, and say where")
+    options = parser.parse_args(arguments)
+    lacking = [word for word in _NEEDED if shutil.which(word) is None]
+    if lacking or not options.recorded.is_dir():
+        print(f"lacking here: {', '.join(lacking) or options.recorded}", file=sys.stderr)
+        return 3
+    names = sorted(path.stem for path in options.recorded.glob("*.sh") if path.stem != "lib")
+    wanted = options.cases or (QUICK if options.quick else names)
+    work = Path(tempfile.mkdtemp(prefix="dmspec-kernel-cases-"))
+    try:
+        results = _run_all([name for name in names if name in wanted], options, work)
+    finally:
+        if options.keep:
+            print(f"outputs are in {work}", file=sys.stderr)
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+    equal = sum(result.equal for result in results)
+    print(f"{equal} of {len(results)} cases equal")
+    return 0 if all(result.equal or result.name in LISTED for result in results) else 1
+
+
+def _run_all(names: list[str], options: argparse.Namespace, work: Path) -> list[Result]:
+    def run(name: str) -> Result:
+        if name in LISTED:
+            return Result(name, problem=f"listed: {LISTED[name]}")
+        return run_case(name, options.recorded, work, options.seconds)
+
+    results = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for result in pool.map(run, names):
+            state = "equal" if result.equal else result.problem or "DIFFERENT"
+            print(f"{result.name}: {state} ({result.seconds:.0f} s)")
+            for line in result.difference:
+                print(f"    {line}")
+            sys.stdout.flush()
+            results.append(result)
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main())
