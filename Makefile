@@ -4,18 +4,21 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo packages clean
+.PHONY: help test lint demo mail kernel-cases verify packages browser guest clean
 
 help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'
 	@echo 'make demo    a mirror with a snapshot: mounted, broken, repaired, checked'
+	@echo 'make kernel-cases  the scripts that a real kernel was recorded with, run on mounts (some minutes)'
+	@echo 'make verify  every spec that can be, and 200 drawn sequences, against a real kernel'
+	@echo 'make mail    the slow tests: the mail explored in full, beside SPIN (minutes)'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make clean   remove the virtual environment and what the tools left'
 	@echo
 	@echo 'PYTHON=python3.12 picks an interpreter (3.11 or newer; found by itself otherwise).'
 	@echo "PYTEST_ARGS='-n 2 -k mirror' goes to pytest."
 
-test: lint packages
+test: lint packages browser guest
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/installed
@@ -25,9 +28,33 @@ lint: $(VENV)/installed
 demo: $(VENV)/installed packages
 	sh specs/demo.sh
 
+mail: $(VENV)/installed packages
+	$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
+
+# CASES='a-basic --keep' runs one and keeps what it printed.
+kernel-cases: $(VENV)/installed packages
+	$(VENV)/bin/python tests/kernel_cases/run.py $(CASES)
+
 # Looks each time, which takes a moment: a stamp could not know that somebody removed a library.
 packages:
 	@python=$$(sh tools/find-python.sh '$(PYTHON)') && sh tools/install-packages.sh "$$python"
+
+# The tests of `dmspec explore --report` want a real browser. Where there is none to be had they are skipped.
+browser:
+	@python=$$(sh tools/find-python.sh '$(PYTHON)') && sh tools/install-packages.sh "$$python" browser || \
+		echo 'make: no Chromium here; going on: the tests that need it will be skipped' >&2
+
+# `dmspec verify` and its tests want a real kernel as a process. Without it they are skipped.
+guest:
+	@python=$$(sh tools/find-python.sh '$(PYTHON)') && sh tools/install-packages.sh "$$python" guest || \
+		echo 'make: no user-mode Linux here; going on: the tests that need it will be skipped' >&2
+
+# Takes about ten minutes: what `make test` does of it is a sample. A difference fails; a spec that cannot be compared
+# is only named.
+verify: $(VENV)/installed packages guest
+	$(VENV)/bin/dmspec verify specs/targets/*.dms
+	$(VENV)/bin/dmspec verify specs/tour/*.dms || [ $$? -eq 2 ]
+	DMSPEC_SEQUENCES=200 $(VENV)/bin/pytest -s tests/verify/test_differential.py $(PYTEST_ARGS)
 
 # Installed anew only when pyproject.toml changes: it is an editable install, so the sources are no part of that. The
 # environment itself is kept as long as its interpreter runs.

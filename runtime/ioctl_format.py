@@ -125,8 +125,9 @@ class Header:
     def read(cls, data: bytes) -> Header:
         """Take at least :data:`SMALLEST_BYTES`; what is missing behind them counts as zeros."""
         values = _HEADER.unpack_from(data.ljust(HEADER_BYTES, b"\0"))
-        return cls((values[0], values[1], values[2]), values[3], values[4], values[5], values[6], *values[7:11],
-                   decode(values[11][:NAME_BYTES - 1]), decode(values[12][:UUID_BYTES - 1]), values[13])
+        size, start, targets, opened, flags, event_nr, padding, dev, name, uuid, tail = values[3:]
+        return cls((values[0], values[1], values[2]), size, start, targets, opened, flags, event_nr, padding, dev,
+                   decode(name[:NAME_BYTES - 1]), decode(uuid[:UUID_BYTES - 1]), tail)
 
     def write(self) -> bytes:
         """All 312 bytes."""

@@ -2,23 +2,25 @@
 
 A device's file may be loop-mounted.  Then its filesystem is frozen (``FIFREEZE``) and the loop
 device's and the file's cached pages are written back; without a mount only the latter is done, as
-the kernel syncs a block device's page cache.  All this sends I/O through the device itself, so it
-is done by a thread of its own while the suspend waits.
+the kernel syncs a block device's page cache.  All this sends I/O through the device itself, so a
+child process does it (:mod:`dmspec.runtime.lockfs_child` says why), and a thread waits for that child
+while the suspend waits for the thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
+import json
 import os
-import re
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
+from . import lockfs_child
 from .errors import DmspecError
 from .live import LiveEngine
 from .task import Frame, Latch, Outcome, Return, Task, Wait
@@ -26,14 +28,10 @@ from .task import Frame, Latch, Outcome, Return, Task, Wait
 if TYPE_CHECKING:
     from .mapped_device import MappedDevice
 
-FIFREEZE: Final = 0xC0045877
-FITHAW: Final = 0xC0045878
-
-
 class LiveFreezer:
     """``directory`` is where the devices' files are, as soon as it is mounted; ``names_of`` knows their names.
 
-    ``frozen`` has the mountpoints that were frozen for a device, by its number: a name may change meanwhile.
+    ``children`` has the process that keeps things frozen for a device, by its number: a name may change meanwhile.
     ``on_resume`` is told of every resume, under the stack's lock.
     """
 
@@ -41,7 +39,7 @@ class LiveFreezer:
         self.engine = engine
         self.names_of = names_of
         self.directory: str | None = None
-        self.frozen: dict[str, list[str]] = {}
+        self.children: dict[str, subprocess.Popen[str]] = {}
         self.on_resume: Callable[[MappedDevice], None] | None = None
 
     def freeze(self, device: MappedDevice, task: Task) -> Frame | None:
@@ -57,38 +55,45 @@ class LiveFreezer:
         if self.on_resume is not None:
             self.on_resume(device)
         number = device.number
-        if not self.frozen.get(number):
+        if number not in self.children:
             return None
         return InThread(self.engine, f"what lies on {device.name} to be thawed",
                         functools.partial(self.thaw_now, number))
 
     def freeze_now(self, number: str, paths: Iterable[str]) -> int:
-        """0 or a negative errno; what was frozen before a failure is thawed again."""
-        frozen = self.frozen.setdefault(number, [])
-        try:
-            for path in paths:
-                for loop in loops_over(path):
-                    for mountpoint in mountpoints_of(loop):
-                        _ioctl(mountpoint, FIFREEZE)
-                        frozen.append(mountpoint)
-                    _sync(f"/dev/{loop}")
-                _sync(path)
-        except OSError as error:
-            self.thaw_now(number)
-            return -(error.errno or errno.EIO)
-        return 0
+        """0 or a negative errno."""
+        child = subprocess.Popen([sys.executable, "-m", lockfs_child.__name__, *paths], stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, text=True, env=_environment())
+        assert child.stdout is not None
+        said = child.stdout.readline()
+        answer: dict[str, Any] = json.loads(said) if said else {"errno": errno.EIO, "frozen": []}
+        if answer["frozen"]:
+            self.children[number] = child
+        else:
+            _end(child)
+        return -int(answer["errno"])
 
     def thaw_now(self, number: str) -> int:
         """A failure is no reason to stop a resume: the answer is always 0."""
-        for mountpoint in reversed(self.frozen.pop(number, [])):
-            with contextlib.suppress(OSError):
-                _ioctl(mountpoint, FITHAW)
+        child = self.children.pop(number, None)
+        if child is not None:
+            _end(child)
         return 0
 
     def thaw_all(self) -> None:
         """At the end of a mount: what stays frozen could never be unmounted."""
-        for number in list(self.frozen):
+        for number in list(self.children):
             self.thaw_now(number)
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """The end of its input tells the child to thaw and to end."""
+    child.communicate()
+
+
+def _environment() -> dict[str, str]:
+    """The child finds the package where this process has it."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 class InThread(Frame):
@@ -125,43 +130,3 @@ class InThread(Frame):
 
             with contextlib.suppress(DmspecError):
                 self.engine.call(tell)
-
-
-def loops_over(path: str) -> Iterator[str]:
-    """The loop devices (``loop0``) whose backing file is this one."""
-    real = os.path.realpath(path)
-    for backing in sorted(Path("/sys/block").glob("loop*/loop/backing_file")):
-        try:
-            if backing.read_text(errors="surrogateescape").removesuffix("\n") == real:
-                yield backing.parent.parent.name
-        except OSError:
-            continue
-
-
-def mountpoints_of(loop: str) -> Iterator[str]:
-    """One place where a loop device is mounted, and one for each of its partitions that is."""
-    numbers = set()
-    for file in (Path(f"/sys/block/{loop}/dev"), *Path(f"/sys/block/{loop}").glob(f"{loop}p*/dev")):
-        with contextlib.suppress(OSError):
-            numbers.add(file.read_text().strip())
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        words = line.split(" ")
-        if words[2] in numbers:
-            numbers.remove(words[2])
-            yield re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), words[4])
-
-
-def _ioctl(path: str, request: int) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.ioctl(fd, request, 0)
-    finally:
-        os.close(fd)
-
-
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -30,6 +30,17 @@ class Freezer(Protocol):
     def thaw(self, device: MappedDevice) -> Frame | None: ...
 
 
+class EmptyLoop(BlockDevice):
+    """A loop device that no file has been given to."""
+
+    __slots__ = ()
+
+    major = DISK_MAJOR
+
+    def submit(self, bio: Bio) -> None:
+        bio.complete(errno.EIO)
+
+
 class Stack:
     """Everything that one machine has.  ``log_lines`` is the kernel log: ``(level, text)``.
 
@@ -80,7 +91,7 @@ class Stack:
             for device in self.everything():
                 if (device.major, device.minor) == (int(number[1]), int(number[2])):
                     return self._usable(device)
-            raise DmError(errno.ENXIO)
+            return self._autoload(int(number[1]), int(number[2]))
         number = _DM.match(path)
         if number:
             return self.lookup(f"{MappedDevice.major}:{number[1]}")
@@ -90,6 +101,19 @@ class Stack:
         if found is None or (path != name and isinstance(found, MappedDevice) and not self.has_node(found)):
             raise DmError(errno.ENODEV)
         return self._usable(found)
+
+    def _autoload(self, major: int, minor: int) -> BlockDevice:
+        """A loop device of the machine that has no disk yet: opened by its number it comes to be, without a size.
+
+        So do later names of it find the same one (recorded case f2-invalid-tables, ``7:99``).
+        """
+        loops: dict[int, EmptyLoop] = self.shared.setdefault("empty loops", {})
+        if self.nodes is None or major != DISK_MAJOR:
+            raise DmError(errno.ENXIO)
+        if minor not in loops:
+            self.log("warning", "block device autoloading is deprecated and will be removed.")
+            loops[minor] = EmptyLoop(f"loop{minor}", minor, 0)
+        return loops[minor]
 
     def has_node(self, md: MappedDevice) -> bool:
         """Whether /dev/mapper has a file for it: once it has a table, or where user space made one."""

@@ -143,14 +143,17 @@ class ResumeDevice(Frame):
         if not md.suspended or md.live is None:
             md.suspend_lock.release(task)
             return Return(-errno.EINVAL)
-        return Enter(EachTarget(md.live.targets, "preresume"), "preresumed")
+        self.each = EachTarget(md.live.targets, "preresume")
+        return Enter(self.each, "preresumed")
 
     def preresumed(self, task: Task) -> Outcome:
         md = self.md
+        assert md.live is not None
         if isinstance(self.result, int) and self.result < 0:
+            kind = md.live.types[self.each.index - 1]
+            md.stack.log("err", f"device-mapper: table: {md.number}: {kind}: preresume failed, error = {self.result}")
             md.suspend_lock.release(task)
             return Return(self.result)
-        assert md.live is not None
         return Enter(EachTarget(md.live.targets, "resume"), "unblock")
 
     def unblock(self, task: Task) -> Outcome:

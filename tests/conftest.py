@@ -37,9 +37,9 @@ _SESSION_MARK = "DMSPEC_TEST_SESSION"
 _GRACE_SECONDS = 5.0  # for a process that was told to end and is on its way
 _KILL_SECONDS = 5.0  # for one that was killed
 _TOOLS = frozenset({
-    "blockdev", "cmp", "dd", "debugfs", "dmsetup", "e2fsck", "fallocate", "fio", "fsck.ext4",
-    "fusermount", "fusermount3", "losetup", "mkfs.ext4", "mkfs.xfs", "mount", "mountpoint", "spin",
-    "sync", "umount", "unshare",
+    "blockdev", "busybox", "chromedriver", "chromium", "cmp", "dd", "debugfs", "dmsetup", "e2fsck",
+    "fallocate", "fio", "fsck.ext4", "fusermount", "fusermount3", "gcc", "losetup", "mkfs.ext4",
+    "mkfs.xfs", "mount", "mountpoint", "spin", "sync", "umount", "unshare",
 })  # fmt: skip
 
 # A loaded machine is slow at times; whether a property holds is not a matter of time.

@@ -1,23 +1,38 @@
 #!/bin/sh
 # Installs, through apt, the Debian or Ubuntu packages that `make test` and `make demo` need and this machine lacks.
 #
-#     tools/install-packages.sh PYTHON
+#     tools/install-packages.sh PYTHON            what everything here needs
+#     tools/install-packages.sh PYTHON browser    Chromium, which only the tests of a report's page need
+#     tools/install-packages.sh PYTHON guest      a real kernel as a process, which only `dmspec verify` needs
 #
 # It looks for the things themselves (a library, a command, a Python module), not for package names, because the names
 # differ between releases. Where nothing is missing it says nothing and does not touch apt. Without root and without
 # sudo it prints the one command to run and exits 3; exit 1 means that apt ran and something is missing still.
 set -u
 
-python=${1:?usage: tools/install-packages.sh PYTHON}
+python=${1:?usage: tools/install-packages.sh PYTHON [browser|guest]}
+wanted=${2:-}
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # where mkfs, losetup and ldconfig are, also for a plain user
 
 have_library() { ldconfig -p 2>/dev/null | grep -q "^[[:space:]]*$1\.so\.[0-9]"; }
 have_command() { command -v "$1" >/dev/null 2>&1; }
+have_static_busybox() { have_command busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
 have_venv() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
 
 # Prints one line for each thing that is missing: what it is, then the packages that may bring it, best first. The last
 # is a name that every release knows, if only as one that another package provides.
 list_missing() {
+    if [ "$wanted" = browser ]; then
+        have_command chromium || echo 'chromium: chromium'
+        have_command chromedriver || echo 'chromedriver: chromium-driver'
+        return
+    fi
+    if [ "$wanted" = guest ]; then
+        have_command linux.uml || echo 'linux.uml: user-mode-linux'
+        have_static_busybox || echo 'static busybox: busybox-static'
+        have_command dmsetup || echo 'dmsetup: dmsetup'
+        return
+    fi
     have_library libfuse3 || echo 'libfuse3: libfuse3-4 libfuse3-3 fuse3'
     have_library libfuse || echo 'libfuse2: libfuse2t64 libfuse2'
     have_command fusermount3 || echo 'fusermount3: fuse3'
@@ -28,6 +43,9 @@ list_missing() {
         have_command "$tool" || echo "$tool: mount util-linux"
     done
     have_command unshare || echo 'unshare: util-linux'
+    for tool in spin gcc; do # the tests of --to promela
+        have_command "$tool" || echo "$tool: $tool"
+    done
     if ! have_venv; then
         version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || version=3
         echo "venv for $python: python$version-venv python3-venv"

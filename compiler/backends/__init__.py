@@ -10,13 +10,14 @@ from dmspec.compiler.backends.base import Backend, BackendError
 from dmspec.compiler.backends.dmsetup import DMSETUP
 from dmspec.compiler.backends.mermaid import MERMAID
 from dmspec.compiler.backends.plan import PLAN
+from dmspec.compiler.backends.promela import PROMELA
 
 _ALL: Final = (
     PLAN,
     Backend("python", "a Python program that runs the scenarios", later="the generators"),
     Backend("pytest", "a pytest module, one test per scenario", later="the generators"),
     DMSETUP,
-    Backend("promela", "a model for SPIN", later="the generators"),
+    PROMELA,
     MERMAID,
 )
 BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType({one.name: one for one in _ALL})

@@ -29,8 +29,9 @@ from typing import Final
 
 from dmspec.compiler.backends.base import Backend, BackendError
 from dmspec.compiler.backends.promela_flow import Task, follow
-from dmspec.compiler.backends.promela_kernel import JUDGE, STATE, kernel
+from dmspec.compiler.backends.promela_kernel import JUDGE, kernel
 from dmspec.compiler.backends.promela_process import CONTENT, Model, Writer, fault
+from dmspec.compiler.backends.promela_state import STATE
 from dmspec.compiler.backends.promela_tables import Names, NotInTheModel, declarations
 from dmspec.runtime.eras import ERAS
 from dmspec.runtime.operations.base import EXPECTATION, NO_ERROR, NO_IO_ERROR
@@ -66,8 +67,6 @@ def model(plan: Plan, scenario: Scenario) -> str:
             names.add_table(device.name, device.table)
         except NotInTheModel as error:
             shared.issues.append(f"{plan.files[0]}:{device.line}: {device.name}: {error}")
-    if scenario.kernel == "" and plan.kernel not in ERAS:
-        shared.issues.append(f"the kernel {plan.kernel}")
     tasks = [follow(Task(name, plan.process(name))) for name in shared.running]
     everyone = [one for task in tasks for one in task.family()]
     _look_around(shared, everyone)
@@ -81,7 +80,7 @@ def model(plan: Plan, scenario: Scenario) -> str:
     if shared.issues:
         raise BackendError("it has what a model cannot have:\n" + "\n".join(f"  {one}" for one in shared.issues))
     parts = [_header(plan, scenario), declarations(names, ERAS[scenario.kernel or plan.kernel], shared.awaited)]
-    parts += [_callers(shared, everyone), STATE, _globals(shared)]
+    parts += [_callers(shared, everyone), _judged(scenario), STATE, _globals(shared)]
     parts.append(kernel(max((len(table.legs) for table in names.tables), default=0)))
     parts += ["/* ---- The processes " + "-" * 86 + " */\n", "\n\n".join(bodies), "\n".join(faults)]
     parts.append(_init(plan, scenario, shared, everyone))
@@ -139,6 +138,15 @@ def _callers(shared: Model, tasks: list[Task]) -> str:
     lines += [f"#define CALLERS {max(len(tasks), 1)}"]
     lines += [f"#define {names.macro('PROCESS', name)} {number}" for number, name in enumerate(shared.running)]
     return "\n".join([*lines, f"#define PROCESSES {max(len(shared.running), 1)}"])
+
+
+def _judged(scenario: Scenario) -> str:
+    """What assertions name.  One that nobody asks for is never violated."""
+    asked = {check.name for check in all_checks(scenario) if judged(check)}
+    wanted = [name.replace("-", "_") for name in (*ALWAYS, *AT_REST) if name in asked]
+    others = [name.replace("-", "_") for name in (*ALWAYS, *AT_REST) if name not in asked]
+    lines = ["", "/* Never true: an assertion says with it what would be violated. */", f"byte {', '.join(wanted)};"]
+    return "\n".join([*lines, *(f"#define {name} true" for name in others)])
 
 
 def _globals(shared: Model) -> str:

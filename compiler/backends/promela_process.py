@@ -259,7 +259,7 @@ class Writer:
         if condition.idle and not self.task.held[pc].locks and self.task.parent is None:
             if self._resolve(pc) in self.jumps or pc == self.task.start:
                 self.say("skip;")
-            self.lines.append(f"end_{pc}:      /* it may wait here for ever, as a daemon does */")
+            self.say(f"end_{pc}:      /* it may wait here for ever, as a daemon does */")
         self.say(f"atomic {{ {holds}{seen} }};")
 
     def _seen(self, device: str) -> str:
@@ -372,7 +372,8 @@ class Writer:
         there = " ".join(f"must_exist({one});" for one in devices)
         begun = "; ".join(f"{begins}({one})" for one in devices)
         all_there = "all_there = true; " if what == "RESUME" else ""
-        self.say("atomic {", f"    status = OK; {there}", f"    if :: status == OK -> {all_there}{begun} :: else fi", "};")
+        self.say("atomic {", f"    status = OK; {there}", f"    if :: status == OK -> {all_there}{begun} :: else fi",
+                 "};")
         for device in devices:
             self.say("if", f":: status == OK -> {self._ask(what, device, flags)}", ":: else", "fi;")
 
@@ -432,7 +433,8 @@ class Writer:
         self.may_fail(pc, OPERATIONS[instr.op].violates)
         if args["same_as"] is not None:
             document = self.model.document(args["target"], args["range"])
-            self.say(f"assert(remembered[{self.model.word(args['same_as'])}] == version[{document}] + 1 || expectation);")
+            remembered = f"remembered[{self.model.word(args['same_as'])}]"
+            self.say(f"assert({remembered} == version[{document}] + 1 || expectation);")
 
     def _expect_state(self, pc: int, instr: Instr) -> None:
         device = self._known(instr.args["device"])

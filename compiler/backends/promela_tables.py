@@ -66,7 +66,8 @@ def parse_table(lines: Iterable[str], sizes: dict[str, int]) -> Table:
         raise NotInTheModel(f"a table of {len(lines)} segments: the model has devices of one")
     words = lines[0].split()
     if len(words) < 3 or words[2] not in KINDS:
-        raise NotInTheModel(f"the target {words[2] if len(words) > 2 else lines[0]!r}: the model has {', '.join(KINDS)}")
+        target = words[2] if len(words) > 2 else lines[0]
+        raise NotInTheModel(f"the target {target!r}: the model has {', '.join(KINDS)}")
     kind, params = words[2], words[3:]
     length = int(words[1]) if words[1].isdigit() else natural_length(kind, params, sizes)
     try:

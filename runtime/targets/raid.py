@@ -19,6 +19,8 @@ legs, and not by a timer but when the bitmap is written anyway, after a resync a
 at a load are synchronised again whatever the superblocks say; the first resume reads the superblocks once more, so
 a table may be loaded while another one of the same legs is in use; a leg that failed while it was being rebuilt is
 copied whole.  Reads are spread over the legs by their address, and come from the first leg during a resync.
+As in md, all legs of a new array count as in sync while it is synchronised: if the first one fails then, what it
+held before the array was made is gone.
 """
 
 from __future__ import annotations

@@ -9,12 +9,26 @@ from typing import Any, Final
 from ..bio import Bio, Op
 from ..block import BlockDevice
 from ..errors import DmError
+from ..frames import WaitForWork
 from ..signature import Kind, opt, pos, signature
-from ..task import Frame
+from ..task import DONE, Frame, Outcome, Task, Work
 from .base import REMAPPED, SUBMITTED, Target, TargetType, parse_number, smallest
 
 # The kernel stops raising events for a stripe after this many errors (DM_IO_ERROR_THRESHOLD).
 ERROR_THRESHOLD: Final = 15
+
+
+class TriggerEvent(Frame):
+    """Raising an event has a work item of its own, so the errors of one I/O are mostly one event."""
+
+    def __init__(self, striped: Striped) -> None:
+        self.striped = striped
+
+    def start(self, task: Task) -> Outcome:
+        """Raise it."""
+        del task
+        self.striped.table.event()
+        return DONE
 
 
 class Striped(Target):
@@ -45,6 +59,7 @@ class Striped(Target):
             offset = parse_number(argv[3 + 2 * index], reason)
             self.stripes.append((self.get_device(argv[2 + 2 * index], reason), offset))
         self.error_counts = [0] * count
+        self.trigger = Work(self.stack.engine, f"stripe event {self.table.md.name}", TriggerEvent(self))
         self.num_flush_bios = self.num_discard_bios = count
         return None
 
@@ -91,8 +106,11 @@ class Striped(Target):
             if device is bio.device:
                 self.error_counts[index] += 1
                 if self.error_counts[index] < ERROR_THRESHOLD:
-                    self.table.event()
+                    self.trigger.queue()
         return status
+
+    def destroy(self) -> Frame | None:
+        return WaitForWork(self.trigger)
 
     def info(self) -> str:
         devices = " ".join(device.number for device, _offset in self.stripes)

@@ -52,6 +52,9 @@ STACKS = {
     "snapshot-po": "device base { linear a }\ndevice top { snapshot base cow PO chunk=4KiB }",
     "snapshot-mirror": "device base { mirror a b log=log region=128KiB nosync handle_errors }\n"
                        "device snap { snapshot base cow P chunk=4KiB }\ndevice top { snapshot-origin base }",
+    "merge": "device base { linear a }\ndevice top { snapshot-merge base cow P chunk=4KiB }",
+    "raid": "device top { raid a b c region=64KiB write-mostly=2 }",
+    "raid-metadata": "device top { raid log a cow b metadata nosync region=128KiB }",
     "delay": 'device top { "0 4096 delay a 0 0 b 0 1" }',
     "flakey-drop": "device top { flakey a up=0s down=3600s drop_writes }",
     "flakey-error": "device top { 512KiB flakey a up=0s down=3600s error_writes  512KiB flakey b up=3600s down=1s }",

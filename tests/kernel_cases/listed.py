@@ -3,4 +3,6 @@
 LISTED: dict[str, str] = {
     "g-ioctl": "it shows with strace how a dmsetup binary calls the kernel; here that is a question to a socket. "
                "The same structures are compared byte by byte in tests/runtime/test_ioctl.py",
+    "d3-merge-transient": "the recorded kernel crashes at the resume, where the recording ends; the emulator refuses "
+                          "the resume, as the README of the recordings says it should",
 }

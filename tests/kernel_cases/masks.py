@@ -27,6 +27,11 @@ class Mask:
 MASKS: Final = (
     Mask(r"^kernel: \w+: Buffer I/O error on dev ", None,
          "the page cache of the block layer logs this; here the page cache is that of FUSE"),
+    Mask(r"^kernel: info: loop\d+: detected capacity change", None,
+         "the loop driver logs this when a file is attached; here the disks are always there"),
+    Mask(r"snapshot-merge \d+/512 16$", "snapshot-merge N/512 16",
+         "how far a merge is when somebody looks is chance (README of the recordings); that it ends, and with what, "
+         "is seen in the headers and the data", ("d2-merge",)),
     Mask(r"^[-bcl][-rwx]{9} .* DATE (\S+)$", r"\1",
          "ls -l: the devices of a mount are regular files, with a size instead of a device number",
          ("f-control",)),
@@ -42,11 +47,16 @@ ASYNCHRONOUS: Final = frozenset({"b-mirror", "c-mirror-failure", "d-snapshot", "
                                  "e-snapshot-of-mirror", "h-others"})
 
 
+# What is printed while a synchronisation or a merge goes on is chance as well; of such a block the end counts.
+_WATCHED: Final = re.compile(r"^\$ \(dmsetup status .*repeatedly, changes only\)$")
+_STATUS: Final = re.compile(r"^\d+ \d+ [a-z]")
+
+
 def comparable(case: str, text: str) -> list[str]:
     """A case's output as it is compared."""
     lines = []
     masks = [mask for mask in MASKS if mask.applies(case)]
-    for line in text.splitlines():
+    for line in _ends_of_watches(text.splitlines()):
         shown: str | None = line
         for mask in masks:
             if shown is not None and re.search(mask.pattern, shown):
@@ -54,6 +64,20 @@ def comparable(case: str, text: str) -> list[str]:
         if shown is not None:
             lines.append(shown)
     return _kernel_last(lines) if case in ASYNCHRONOUS else lines
+
+
+def _ends_of_watches(lines: list[str]) -> list[str]:
+    kept: list[str] = []
+    begun = -1
+    for line in lines:
+        if begun >= 0 and (not line or line[0] in "$#" or line.startswith("kernel: ")):
+            begun = -1
+        if begun >= 0 and _STATUS.match(line):
+            del kept[begun:]
+        kept.append(line)
+        if _WATCHED.match(line):
+            begun = len(kept)
+    return kept
 
 
 def _kernel_last(lines: list[str]) -> list[str]:

@@ -19,25 +19,31 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-sys.path.insert(0, os.fspath(Path(__file__).parent))
+sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[2]))
 
-from listed import LISTED
-from masks import comparable
+from tests.kernel_cases.listed import LISTED
+from tests.kernel_cases.masks import comparable
 
 from dmspec.dmsetup.surroundings import write_programs
 from dmspec.runtime import wire
 
 HERE: Final = Path(__file__).resolve().parent
 CHECKOUT: Final = HERE.parents[1]
-RECORDED: Final = CHECKOUT.parent / "shared" / "kernel-cases"
+SHARED: Final = CHECKOUT.parent / "shared" / "kernel-cases"
+# Unchanged copies, for a checkout that stands alone.
+COPIES: Final = (HERE / "recorded", CHECKOUT / "tests" / "kernel" / "recorded")
 QUICK: Final = ("a-basic", "f-control", "f2-invalid-tables")
 _DISKS: Final = re.compile(r"^disks (\d+) (\d+)$", re.MULTILINE)
 _NEEDED: Final = ("busybox", "awk", "hexdump", "dd", "sha256sum")
+
+
+RUNNING: Final[set[subprocess.Popen[bytes]]] = set()
+STOPPED: Final[list[bool]] = []
 
 
 @dataclass
@@ -53,6 +59,24 @@ class Result:
     def equal(self) -> bool:
         """Whether it printed what the kernel's guest printed."""
         return not self.problem and not self.difference
+
+
+class Recordings:
+    """Where scripts and what they printed are: one folder, or the copies in this checkout."""
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is None and SHARED.is_dir():
+            folder = SHARED
+        self.folders = (folder,) if folder is not None else COPIES
+
+    def names(self) -> list[str]:
+        """The cases, sorted."""
+        found = {path.stem for folder in self.folders for path in folder.glob("*.sh") if path.stem != "lib"}
+        return sorted(found)
+
+    def text(self, file: str) -> str:
+        """A script or a recording."""
+        return next(path for folder in self.folders if (path := folder / file).exists()).read_text()
 
 
 @contextmanager
@@ -77,18 +101,18 @@ def mounted(folder: Path, script: str) -> Iterator[Path]:
                 continue
 
 
-def run_case(name: str, recorded: Path, work: Path, seconds: float) -> Result:
+def run_case(name: str, recorded: Recordings, work: Path, seconds: float) -> Result:
     """Run one case and compare it with its recording."""
     began = time.monotonic()
     folder = work / name
     folder.mkdir()
-    script = (recorded / f"{name}.sh").read_text()
+    script = recorded.text(f"{name}.sh")
     programs = folder / "programs"
     programs.mkdir()
     write_programs(programs)
     for part in ("root", "tmp"):
         (folder / part).mkdir()
-    shutil.copy(recorded / f"{name}.sh", folder / "case.sh")
+    (folder / "case.sh").write_text(script)
     result = Result(name)
     try:
         with mounted(folder, script) as mountpoint:
@@ -97,7 +121,7 @@ def run_case(name: str, recorded: Path, work: Path, seconds: float) -> Result:
         result.problem = str(error)
         output = ""
     (folder / "output").write_text(output)
-    expected = comparable(name, (recorded / f"{name}.out").read_text())
+    expected = comparable(name, recorded.text(f"{name}.out"))
     if not result.problem:
         result.difference = list(difflib.unified_diff(expected, comparable(name, output), "recorded", "emulated",
                                                       lineterm="", n=3))
@@ -116,38 +140,52 @@ def _in_root(folder: Path, mountpoint: Path, seconds: float) -> str:
             [sys.executable, HERE / "root.py", folder, mountpoint, "sh", folder / "case.sh"], stdout=output,
             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, cwd="/",
             start_new_session=True) as process:
+        RUNNING.add(process)
         try:
             process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             output.write(f"\n# stopped after {seconds:.0f} seconds\n".encode())
         finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            RUNNING.discard(process)
+            _kill(process)
     return (folder / "raw").read_text(errors="replace")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _stop(*_: object) -> None:
+    """Ctrl-C, or somebody ends us: the cases end at once, their mounts are taken down, and no more are begun."""
+    STOPPED.append(True)
+    for process in list(RUNNING):
+        _kill(process)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the cases that are wanted, and say which are equal."""
     parser = argparse.ArgumentParser(prog="kernel-cases", description=__doc__)
     parser.add_argument("cases", nargs="*", help="which ones; without names all")
-    parser.add_argument("--recorded", type=Path, default=Path(os.environ.get("DMSPEC_KERNEL_CASES", RECORDED)),
-                        help="where the scripts and recordings are")
+    parser.add_argument("--recorded", type=Path, default=os.environ.get("DMSPEC_KERNEL_CASES"),
+                        help="where the scripts and recordings are (by itself: ../shared/kernel-cases, or copies)")
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
     parser.add_argument("--jobs", type=int, default=4, help="how many at once; most of their time they sleep")
     parser.add_argument("--seconds", type=float, default=1200, help="when a case is stopped")
     parser.add_argument("--keep", action="store_true", help="keep the outputs, and say where")
     options = parser.parse_args(arguments)
     lacking = [word for word in _NEEDED if shutil.which(word) is None]
-    if lacking or not options.recorded.is_dir():
-        print(f"lacking here: {', '.join(lacking) or options.recorded}", file=sys.stderr)
+    recorded = Recordings(options.recorded)
+    names = recorded.names()
+    if lacking or not names:
+        print(f"lacking here: {', '.join(lacking) or 'recorded cases'}", file=sys.stderr)
         return 3
-    names = sorted(path.stem for path in options.recorded.glob("*.sh") if path.stem != "lib")
     wanted = options.cases or (QUICK if options.quick else names)
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     work = Path(tempfile.mkdtemp(prefix="dmspec-kernel-cases-"))
     try:
-        results = _run_all([name for name in names if name in wanted], options, work)
+        results = _run_all([name for name in names if name in wanted], recorded, options, work)
     finally:
         if options.keep:
             print(f"outputs are in {work}", file=sys.stderr)
@@ -158,11 +196,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if all(result.equal or result.name in LISTED for result in results) else 1
 
 
-def _run_all(names: list[str], options: argparse.Namespace, work: Path) -> list[Result]:
+def _run_all(names: list[str], recorded: Recordings, options: argparse.Namespace, work: Path) -> list[Result]:
     def run(name: str) -> Result:
         if name in LISTED:
             return Result(name, problem=f"listed: {LISTED[name]}")
-        return run_case(name, options.recorded, work, options.seconds)
+        if STOPPED:
+            return Result(name, problem="not run: stopped")
+        return run_case(name, recorded, work, options.seconds)
 
     results = []
     with ThreadPoolExecutor(options.jobs) as pool:

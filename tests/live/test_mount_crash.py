@@ -302,7 +302,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     finally:
         if root:
             os.seteuid(0)
-    assert os.listdir() == ["disk.img"]
+    assert [path.name for path in tmp_path.iterdir()] == ["disk.img"]
 
 
 def test_a_log_of_another_size_is_taken_as_the_kernel_takes_it(mount: Mount) -> None:

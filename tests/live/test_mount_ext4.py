@@ -231,6 +231,16 @@ def test_a_mount_that_ends_leaves_no_filesystem_frozen(mount: Mount, tmp_path: P
     until(lambda: not loop.exists() or loop.read_text() != was, "the loop device to be let go")
 
 
+@pytest.mark.requires("root", "loop", "mount", "umount")
+def test_a_killed_server_leaves_no_filesystem_frozen(mount: Mount, tmp_path: Path) -> None:
+    stack = mount(VOLUME)
+    run("mkfs.ext4", "-q", "-F", stack.device("vol"))
+    with looped(stack.device("vol"), tmp_path / "fs"):
+        stack.ok("suspend vol")
+        stack.kill()
+        stack.gone()
+
+
 def source_of(where: Path) -> str:
     [line] = [line for line in Path("/proc/self/mounts").read_text().splitlines() if f" {where} " in line]
     return line.split()[0]

@@ -117,7 +117,7 @@ def test_a_runtime_folder_that_cannot_be_is_an_error(tmp_path: Path, monkeypatch
 def test_a_lock_has_one_holder(runtime_folder: Path, tmp_path: Path) -> None:
     lock = wire.Lock(tmp_path)
     assert wire.holder(tmp_path) == os.getpid()
-    with pytest.raises(wire.WireError, match="mounted at .* already"):
+    with pytest.raises(wire.WireError, match=r"mounted at .* already"):
         wire.Lock(tmp_path)
     assert not wire.wait_gone(tmp_path, 0.05)
     gone = InThread(wire.wait_gone, tmp_path)

@@ -109,27 +109,39 @@ class Drawing:
 
     # Steps
 
+    def races(self, name: str, first: int, length: int) -> bool:
+        """Whether a write would run at once with something that it could overtake."""
+        for number in self.on.pending:
+            other = self.on.steps[number]
+            if other.op != "write" or other.args["target"] != name:
+                return True
+            begin = other.args["at"] // 512
+            if begin < first + length and first < begin + other.args["size"] // 512:
+                return True
+        return False
+
     def a_write(self) -> None:
         md = self.device()
         self.count += 1
         first, length = self.place(md.sectors)
-        if length > 0:
+        if length > 0 and not self.races(md.name, first, length):
             self.do("write", target=md.name, at=first * 512, size=length * 512, pattern=f"w{self.count}")
 
     def a_read(self) -> None:
         md = self.device()
         first, length = self.place(md.sectors)
-        if length > 0:
+        if length > 0 and not self.on.pending:
             self.do("read", target=md.name, at=first * 512, size=length * 512)
 
     def a_discard(self) -> None:
         md = self.device()
         first, length = self.place(md.sectors)
-        if length > 0:
+        if length > 0 and not self.on.pending:
             self.do("discard", target=md.name, at=first * 512, size=length * 512)
 
     def a_flush(self) -> None:
-        self.do("flush", target=self.device().name)
+        if not self.on.pending:
+            self.do("flush", target=self.device().name)
 
     def a_fault(self) -> None:
         self.do("fail", disk=self.pick("pv1", "pv2", "pv1", "log", "cow1"), what=self.pick("all", "writes"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from dmspec.cli.output import EXIT_OK, EXIT_USAGE, die, print_json
 
 if TYPE_CHECKING:
     from dmspec.compiler import Compiled
+    from dmspec.runtime.plan import Plan
 
 COMPILE_SHAPE_VERSION = 1
 
@@ -20,10 +22,11 @@ COMPILE_SHAPE_VERSION = 1
 @click.argument("file", type=click.Path())
 @click.option("--to", "form", default="plan", show_default=True, metavar="FORM",
               help="plan, python, pytest, dmsetup, promela or mermaid.")
+@click.option("--scenario", metavar="NAME", help="Leave the other scenarios out; promela has one at a time.")
 @click.option("-o", "--output", type=click.Path(), help="Where to write it; `-`, the default, is stdout.")
 @click.option("--json", "as_json", is_flag=True,
               help="Print what happened as JSON (shape dmspec_compile, version 1); needs -o.")
-def command(file: str, form: str, output: str | None, as_json: bool) -> int:
+def command(file: str, form: str, scenario: str | None, output: str | None, as_json: bool) -> int:
     """Check a spec and write it in another form: `plan` is what the runtime loads."""
     from dmspec.cli.plans import show_diagnostics
     from dmspec.compiler import compile_file
@@ -45,8 +48,9 @@ def command(file: str, form: str, output: str | None, as_json: bool) -> int:
         show_diagnostics(compiled.diagnostics)
     contents = b""
     if compiled.plan is not None:
+        plan = compiled.plan if scenario is None else _only(compiled.plan, file, scenario)
         try:
-            contents = emit(compiled.plan)
+            contents = emit(plan)
         except BackendError as error:
             die(EXIT_USAGE, f"{file} has no form {form!r}: {error}")
         if to_stdout:
@@ -58,6 +62,16 @@ def command(file: str, form: str, output: str | None, as_json: bool) -> int:
     if as_json:
         _print(compiled, form, output or "", len(contents))
     return EXIT_OK if compiled.plan is not None else EXIT_USAGE
+
+
+def _only(plan: Plan, file: str, name: str) -> Plan:
+    """The plan with one of its scenarios."""
+    from dmspec.runtime.runner import scenarios_of
+
+    scenarios = scenarios_of(plan)
+    if name not in [one.name for one in scenarios]:
+        die(EXIT_USAGE, f"{file} has no scenario {name!r}; it has: {', '.join(one.name for one in scenarios)}")
+    return replace(plan, scenarios=[one for one in scenarios if one.name == name])
 
 
 def _write(path: Path, contents: bytes) -> None:

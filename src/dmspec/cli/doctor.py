@@ -7,7 +7,6 @@ container a file may be there and yet be of no use. The tests ask the same probe
 import ctypes
 import errno
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -252,15 +251,21 @@ def _user_namespaces() -> Check:
 
 
 def _guest_kernel() -> Check:
-    """Look for a kernel that runs as a guest: user-mode Linux, or anything under qemu."""
-    names = ("linux.uml", "linux", f"qemu-system-{platform.machine()}")
-    paths = [path for name in names if (path := find_command(name))]
+    """Look for what a guest is made of: user-mode Linux, and the two programs that run in it."""
+    from dmspec.verify.guest import PACKAGES, find_modules, is_static
+
+    paths = {name: find_command(name) for name in PACKAGES}
+    if (busybox := paths["busybox"]) and not is_static(Path(busybox)):
+        paths["busybox"] = None
+    if not find_modules():
+        paths["linux.uml"] = None
+    lacking = [name for name, path in paths.items() if not path]
     return Check(
         name="guest-kernel",
-        ok=bool(paths),
-        found=", ".join(paths) if paths else "no " + " or ".join(names),
+        ok=not lacking,
+        found=("no " + " or ".join(lacking)) if lacking else ", ".join(path for path in paths.values() if path),
         needed_by="verify, which compares with a real Linux device-mapper",
-        mend="" if paths else _install("user-mode-linux"),
+        mend=_install(" ".join(PACKAGES[name] for name in lacking)) if lacking else "",
     )
 
 

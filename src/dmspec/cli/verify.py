@@ -109,13 +109,10 @@ def _compare(session: Session, items: list[Item]) -> None:
     if not items:
         return
     stderr().print(f"comparing {len(items)} scenarios with a real device-mapper ...", style="dim")
-    targets = session.find_targets()
-    for item in items:
-        item.lacks = sorted(item.uses - targets)
-    able = [item for item in items if item.compared]
-    verdicts: list[Verdict] = session.compare([item.played for item in able if item.played is not None])
-    for item, verdict in zip(able, verdicts, strict=True):
-        item.differences = verdict.differences
+    verdicts: list[Verdict] = session.compare([item.played for item in items if item.played is not None])
+    for item, verdict in zip(items, verdicts, strict=True):
+        item.lacks = sorted(item.uses - session.targets)
+        item.differences = [] if item.lacks else verdict.differences
 
 
 def _reads(played: Played) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +66,7 @@ def main(words: list[str]) -> int:
     if program is None or os.path.realpath(program) == own:
         print("blockdev: command not found", file=sys.stderr)
         return 127
-    os.execv(program, ["blockdev", *words])
+    return subprocess.run([program, *words], check=False).returncode
 
 
 if __name__ == "__main__":

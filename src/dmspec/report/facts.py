@@ -17,7 +17,7 @@ KINDS: Final[Mapping[str, str]] = {
     "process": "Processes", "lock": "Locks", "device": "Devices and their bios", "disk": "Disks and their bios",
     "kernel": "Kernel",
 }
-LABELS: Final = ("state", "does", "line", "holds", "held by", "waiting", "in flight", "held back", "deferred",
+LABELS: Final = ("state", "at", "line", "holds", "held by", "waiting", "in flight", "held", "deferred",
                  "live table", "next table", "events", "can run")
 
 
@@ -73,8 +73,8 @@ def _of_process(process: Mapping[str, Any], ready: _Ready, places: Mapping[str, 
         state = f"waits {process['waits']}"
     else:
         state = "can go on" if name in ready.processes else "cannot go on"
-    does, line = places.get(name, (process["at"], str(process["line"])))
-    return {"state": state, "does": does, "line": line, "holds": _locks(process["locks"])}
+    at, line = places.get(name, (process["at"], str(process["line"])))
+    return {"state": state, "at": at, "line": line, "holds": _locks(process["locks"])}
 
 
 def _locks(names: list[str]) -> str:
@@ -83,7 +83,7 @@ def _locks(names: list[str]) -> str:
 
 def _of_device(device: Mapping[str, Any]) -> dict[str, str]:
     said = {"state": device_state(device), "in flight": _bios(device["in_flight"]),
-            "held back": "\n".join(device["held"]), "deferred": "\n".join(device["deferred"]),
+            "held": "\n".join(device["held"]), "deferred": "\n".join(device["deferred"]),
             "live table": "\n".join(line.strip() for line in device["live"]) or "none",
             "next table": " + ".join(device["inactive"])}
     if device["events"]:

@@ -48,10 +48,17 @@ class Drawing:
     parts: list[str] = field(default_factory=list)
     left: float = 0.0
     right: float = 0.0
+    tracks: list[int] = field(default_factory=lambda: [0, 0])  # taken so far: on the left, on the right
+    ports: dict[tuple[str, int], int] = field(default_factory=dict)  # taken so far, of a box's side
 
     def reach(self, x: float) -> None:
         """Make room for something at x."""
         self.left, self.right = min(self.left, x), max(self.right, x)
+
+    def port(self, box: Box, side: int) -> float:
+        """Where the next edge meets a box's side: no two at one place."""
+        taken = self.ports[box.name, side] = self.ports.get((box.name, side), 0) + 1
+        return box.y + BOX_HEIGHT / 2 + (0, 12, -12)[(taken - 1) % 3]
 
 
 def in_cycle(edge: Edge, cycle: Sequence[str]) -> bool:
@@ -107,9 +114,9 @@ def draw(edges: Sequence[Edge], cycle: Sequence[str]) -> str:
     layers, back = layers_of(ordered, cycle)
     boxes = _place(layers, ordered, cycle)
     drawing = Drawing()
-    sides = [0, 0]
-    for number, edge in enumerate(ordered, 1):
-        _draw_edge(drawing, edge, number, boxes, sides, cycle, back=(edge.waiter, edge.holder) in back)
+    numbered = sorted(enumerate(ordered, 1), key=lambda one: in_cycle(one[1], cycle))  # the cycle's above the others
+    for number, edge in numbered:
+        _draw_edge(drawing, edge, number, boxes, marked=in_cycle(edge, cycle), back=(edge.waiter, edge.holder) in back)
     for box in boxes.values():
         _draw_box(drawing, box, marked=box.name in cycle)
     left, right = drawing.left - MARGIN, drawing.right + MARGIN
@@ -163,51 +170,41 @@ def _draw_box(drawing: Drawing, box: Box, *, marked: bool) -> None:
         f'<text x="{box.middle:.1f}" y="{box.y + 31:.1f}">{escape(name)}</text></g>')
 
 
-def _draw_edge(drawing: Drawing, edge: Edge, number: int, boxes: dict[str, Box], sides: list[int],
-               cycle: Sequence[str], *, back: bool) -> None:
+def _draw_edge(drawing: Drawing, edge: Edge, number: int, boxes: dict[str, Box], *, marked: bool, back: bool) -> None:
     waiter, holder = boxes[edge.waiter], boxes[edge.holder]
-    passed = [box for box in boxes.values() if waiter.layer < box.layer < holder.layer]
-    style = "edge marked" if in_cycle(edge, cycle) else "edge"
+    passed = any(waiter.layer < box.layer < holder.layer for box in boxes.values())
     if back or passed:
-        path, x, y = _aside(drawing, waiter, holder, boxes, sides, to_the_left=back)
+        path, tip, x, y = _aside(drawing, waiter, holder, boxes, side=0 if back else 1)
     else:
-        x0, y0, x1, y1 = waiter.middle, waiter.y + BOX_HEIGHT, holder.middle, holder.y - 7
-        bend = (y1 - y0) * 0.45
-        path = f"M{x0:.1f} {y0:.1f}C{x0:.1f} {y0 + bend:.1f} {x1:.1f} {y1 - bend:.1f} {x1:.1f} {y1:.1f}"
-        x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        tip = f"M{x1 - 5:.1f} {y1 - 2:.1f}h10l-5 9z"
-        drawing.parts.append(f'<path class="{style} tip" d="{tip}"/>')
-    if back or passed:
-        towards = 1 if back else -1
-        end = holder.x - 7 if back else holder.x + holder.width + 7
-        middle = holder.y + BOX_HEIGHT / 2 - (12 if waiter is holder else 0)
-        tip = f"M{end - 2 * towards:.1f} {middle - 5:.1f}v10l{9 * towards} -5z"
-        drawing.parts.append(f'<path class="{style} tip" d="{tip}"/>')
+        path, tip, x, y = _down(waiter, holder)
+    style = "edge marked" if marked else "edge"
     drawing.parts.append(
-        f'<path class="{style}" d="{path}"/><circle class="{style} badge" cx="{x:.1f}" cy="{y:.1f}" r="{BADGE}"/>'
+        f'<path class="{style}" d="{path}"/><path class="{style} tip" d="{tip}"/>'
+        f'<circle class="{style} badge" cx="{x:.1f}" cy="{y:.1f}" r="{BADGE}"/>'
         f'<text class="{style} number" x="{x:.1f}" y="{y + 4:.1f}">{number}</text>')
 
 
-def _aside(drawing: Drawing, waiter: Box, holder: Box, boxes: dict[str, Box], sides: list[int], *,
-           to_the_left: bool) -> tuple[str, float, float]:
-    """A way around the boxes: out at a side, along it, and in again; each on a track of its own."""
-    side = 0 if to_the_left else 1
-    track = SIDE * (1 + sides[side])
-    sides[side] += 1
-    y0, y1 = waiter.y + BOX_HEIGHT / 2, holder.y + BOX_HEIGHT / 2
-    if waiter is holder:
-        y0, y1 = y0 + 12, y1 - 12
+def _down(waiter: Box, holder: Box) -> tuple[str, str, float, float]:
+    """From a box to one in the layer below: the path, its tip, and the place of its number."""
+    aside = max(14.0 - holder.width / 2, min(holder.width / 2 - 14.0, (waiter.middle - holder.middle) / 3))
+    x0, y0, x1, y1 = waiter.middle, waiter.y + BOX_HEIGHT, holder.middle + aside, holder.y - 8
+    bend = (y1 - y0) * 0.45
+    path = f"M{x0:.1f} {y0:.1f}C{x0:.1f} {y0 + bend:.1f} {x1:.1f} {y1 - bend:.1f} {x1:.1f} {y1:.1f}"
+    return path, f"M{x1 - 5:.1f} {y1 - 1:.1f}h10l-5 9z", (x0 + x1) / 2, (y0 + y1) / 2
+
+
+def _aside(drawing: Drawing, waiter: Box, holder: Box, boxes: dict[str, Box], *,
+           side: int) -> tuple[str, str, float, float]:
+    """A way around the boxes: out at a side (0 is the left one), along it, and in again; each on its own track."""
+    away = -1 if side == 0 else 1
+    drawing.tracks[side] += 1
+    y0, y1 = drawing.port(waiter, side), drawing.port(holder, side)
     first, last = sorted((waiter.layer, holder.layer))
-    beside = [box for box in boxes.values() if first <= box.layer <= last]
-    if to_the_left:
-        x0, x1, x = waiter.x, holder.x - 7, min(box.x for box in beside) - track
-        turn = 8.0
-    else:
-        x0, x1 = waiter.x + waiter.width, holder.x + holder.width + 7
-        x = max(box.x + box.width for box in beside) + track
-        turn = -8.0
-    down = 8.0 if y1 > y0 else -8.0
-    drawing.reach(x - BADGE if to_the_left else x + BADGE)
-    path = (f"M{x0:.1f} {y0:.1f}H{x + turn:.1f}Q{x:.1f} {y0:.1f} {x:.1f} {y0 + down:.1f}V{y1 - down:.1f}"
-            f"Q{x:.1f} {y1:.1f} {x + turn:.1f} {y1:.1f}H{x1:.1f}")
-    return path, x, (y0 + y1) / 2
+    edges = [box.x + (box.width if side else 0) for box in boxes.values() if first <= box.layer <= last]
+    x = (max(edges) if side else min(edges)) + away * SIDE * drawing.tracks[side]
+    x0, x1 = (box.x + (box.width if side else 0) for box in (waiter, holder))
+    drawing.reach(x + away * BADGE)
+    turn, down, end = x - 8.0 * away, 8.0 if y1 > y0 else -8.0, x1 + 8 * away
+    path = (f"M{x0:.1f} {y0:.1f}H{turn:.1f}Q{x:.1f} {y0:.1f} {x:.1f} {y0 + down:.1f}V{y1 - down:.1f}"
+            f"Q{x:.1f} {y1:.1f} {turn:.1f} {y1:.1f}H{end:.1f}")
+    return path, f"M{end + away:.1f} {y1 - 5:.1f}v10l{-9 * away} -5z", x, (y0 + y1) / 2

@@ -33,20 +33,20 @@
 
   const thingCard = (thing, data, now, before) => {
     const there = thing.keys.some((key) => now[key] !== null);
-    const wasThere = before === null || thing.keys.some((key) => before[key] !== null);
+    const wasThere = before !== null && thing.keys.some((key) => before[key] !== null);
     if (!there && !wasThere) return null;
     const card = make("div", "thing " + thing.kind + (there ? "" : " gone"));
     const heading = make("h5", "", thing.name);
     card.append(heading);
-    if (!there || !wasThere) heading.append(" ", make("span", "news", there ? "new" : "is gone"));
+    if (before !== null && there !== wasThere) heading.append(" ", make("span", "news", there ? "new" : "is gone"));
     if (!there) return card;
     const list = make("dl");
     for (const key of thing.keys) {
-      const changed = wasThere && before !== null && before[key] !== now[key];
+      const changed = wasThere && before[key] !== now[key];
       if (now[key] === null && !changed) continue;
       const text = make("dd", changed ? "changed" : "", now[key] === null ? "none" : now[key]);
       if (changed) {
-        text.append(make("br"), make("span", "was", (before[key] === null ? "none" : before[key]).replaceAll("\n", "; ")));
+        text.append(make("br"), make("span", "was", "was " + (before[key] ?? "none").replaceAll("\n", "; ")));
       }
       const label = make("dt", changed ? "changed" : "", data.keys[key][2]);
       if (changed) label.append(make("span", "hidden", " changed to"));
@@ -107,7 +107,7 @@
     if (!element || pane.scrollHeight <= pane.clientHeight) return;
     const box = element.getBoundingClientRect(), frame = pane.getBoundingClientRect();
     if (box.top < frame.top + above) pane.scrollTop -= frame.top + above - box.top;
-    else if (box.bottom > frame.bottom - 24) pane.scrollTop += box.bottom - frame.bottom + 24;
+    else if (box.bottom > frame.bottom - 40) pane.scrollTop += box.bottom - frame.bottom + 40;
   };
 
   const makePlayer = (player) => {
@@ -183,9 +183,11 @@
 
   const fromAddress = () => {
     const id = decodeURIComponent(location.hash.slice(1));
-    for (const { rows, go } of players) {
+    for (const { player, rows, go } of players) {
       const index = rows.findIndex((row) => row.id === id);
-      if (index >= 0) go(index, false);
+      if (index < 0) continue;
+      go(index, false);
+      player.scrollIntoView();
     }
   };
 

@@ -76,4 +76,6 @@ def words_of(instr: Instr) -> str:
         words = CONDITIONS[instr.args["condition"]].words(instr.args["args"])
         word = "await" if instr.op == "await" else "if not" if instr.args["negate"] else "if"
         return f"{word} {words}"
-    return {"end": "end", "leave": "end of the procedure"}.get(instr.op, instr.op)
+    if instr.op in ("enter", "leave"):
+        return f"{'call' if instr.op == 'enter' else 'end of'} {instr.args['procedure']}"
+    return instr.op

@@ -138,7 +138,7 @@ class Comparison:
             if number not in self.report.steps or not self.report.steps[number].looked:
                 return found
         if self.report.last.view is not None:
-            found += self._views(AT_END, self.report.last.view, self.played.seen[-1].view)
+            found += self._views(AT_END, self.report.last.view, self.played.last)
         if self.report.complete:
             found += self._contents()
         return found

@@ -25,7 +25,7 @@ from dmspec.runtime.sim import SimEngine
 from dmspec.runtime.task import Frame, Task
 from dmspec.runtime.units import MIB, SECTOR_BYTES
 from dmspec.verify.layers import Layer
-from dmspec.verify.steps import FAULTS, IO, QUIET, Case, DiskSpec, Outcome, Played, Seen, Step
+from dmspec.verify.steps import FAULTS, IO, Case, DiskSpec, Outcome, Played, Seen, Step
 
 STEP_LIMIT: Final = 2_000_000
 NO_DEVICES: Final = "No devices found"
@@ -51,6 +51,7 @@ class Emulated:
         self.tables: dict[int, list[str]] = {}
         self.pending: dict[int, tuple[Task, list[BlockDevice]]] = {}
         self.names = {one.name for one in disks}
+        self.last_tables: tuple[list[str], list[str]] | None = None
         for one in disks:
             self.world.stack.disks[one.name].backing.write(0, memoryview(one.contents))
 
@@ -78,7 +79,9 @@ class Emulated:
         self.seen.append(Seen(outcome, []))
         self._rest()
         self.names |= set(self.world.stack.devices)
-        self.seen[-1].view = self.view(tables=step.op not in QUIET)
+        tables = self._listed("table"), self._listed("inactive")
+        self.seen[-1].view = self.view(tables=step.op == "look" or tables != self.last_tables)
+        self.last_tables = tables
         return outcome
 
     def _opened(self, step: Step) -> list[BlockDevice]:
@@ -151,7 +154,7 @@ class Emulated:
         return moved
 
     def view(self, *, tables: bool) -> list[str]:
-        """All that the guest's ``dmsetup`` should print now."""
+        """All that the guest's ``dmsetup`` should print now; tables are looked at where they change."""
         lines = ["status", *self._listed("status"), "info", *self._listed("info")]
         if tables:
             lines += ["table", *self._listed("table"), "inactive", *self._listed("inactive")]
@@ -221,7 +224,8 @@ class Emulated:
         """The case as it went."""
         case = Case(name, self.disks, tuple(self.steps))
         sizes = {one.name: one.sectors * SECTOR_BYTES for one in self.world.stack.everything()}
-        return Played(case, self.steps, self.seen, self.tables, self.contents(), sizes, frozenset(self.names),
+        last = self.view(tables=True)
+        return Played(case, self.steps, self.seen, last, self.tables, self.contents(), sizes, frozenset(self.names),
                       bool(self.pending))
 
 

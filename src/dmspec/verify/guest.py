@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+# The commands that a guest is made of, and the Debian packages that bring them; busybox has to be the static one.
+PACKAGES: Final = {"linux.uml": "user-mode-linux", "busybox": "busybox-static", "dmsetup": "dmsetup"}
 MODULES_FOLDER: Final = Path("/usr/lib/uml/modules")
 MODULES: Final = (
     "dm-mod", "dm-log", "dm-region-hash", "dm-mirror", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey",
@@ -80,14 +82,13 @@ class Run:
 
 def find_guest() -> Guest:
     """Look for the parts.  Raises :class:`GuestMissing`."""
-    parts = {name: _command(name) for name in ("linux.uml", "busybox", "dmsetup")}
-    packages = {"linux.uml": "user-mode-linux", "busybox": "busybox-static", "dmsetup": "dmsetup"}
+    parts = {name: _command(name) for name in PACKAGES}
     busybox = parts["busybox"]
-    if busybox is not None and not _static(busybox):
+    if busybox is not None and not is_static(busybox):
         parts["busybox"] = None
     lacks = [name if name != "busybox" else "static busybox" for name, path in parts.items() if path is None]
-    needed = [packages[name] for name, path in parts.items() if path is None]
-    modules = _modules()
+    needed = [PACKAGES[name] for name, path in parts.items() if path is None]
+    modules = find_modules()
     if parts["linux.uml"] is not None and not any(path.stem == "dm-mod" for path in modules):
         lacks.append(f"dm-mod.ko below {MODULES_FOLDER}")
         needed.append("user-mode-linux")
@@ -105,13 +106,13 @@ def _command(name: str) -> Path | None:
     return Path(found) if found else None
 
 
-def _static(program: Path) -> bool:
+def is_static(program: Path) -> bool:
     """Whether a program names no loader, which a program that needs libraries does."""
     return b"/ld-linux" not in program.read_bytes()[:4096]
 
 
-def _modules() -> tuple[Path, ...]:
-    """The modules there are, in the order in which they are loaded."""
+def find_modules() -> tuple[Path, ...]:
+    """The device-mapper modules there are, in the order in which they are loaded."""
     found: dict[str, Path] = {path.stem: path for path in sorted(MODULES_FOLDER.glob("*/kernel/**/*.ko"))}
     return tuple(found[name] for name in MODULES if name in found)
 

@@ -20,7 +20,7 @@ from typing import Final
 from dmspec.runtime.byte_io import stream
 from dmspec.runtime.units import MIB, SECTOR_BYTES
 from dmspec.verify.layers import Layer
-from dmspec.verify.steps import CONTROL, FAULTS, IO, QUIET, Played, Step
+from dmspec.verify.steps import CONTROL, FAULTS, IO, Played, Step
 
 INFO: Final = "name,uuid,minor,open,segments,events,attr"
 # So often the script looks again, with pauses of a tenth of a second: 6 to 8 s.  Once something differs in a case,
@@ -84,6 +84,7 @@ z() {
     done
     echo @clean
 }
+echo "@targets $(dmsetup targets | awk '{ printf "%%s ", $1 }')"
 grep -q '^254 device-mapper$' /proc/devices || echo "@trouble device-mapper's major number is not 254"
 """
 
@@ -133,16 +134,16 @@ class Script:
         seen = placed.played.seen[number]
         started = "b" if _begins_pending(placed.played, number) else "s"
         self.lines.append(f"{started} {number} {shlex.quote('; '.join(commands))}")
-        self._view(seen.view, layers, tables=step.op not in QUIET)
+        self._view(seen.view, layers)
 
-    def _view(self, view: list[str], layers: list[Layer], *, tables: bool) -> None:
-        self.lines.append(f"v {shlex.quote(guest_view(view, layers))} {'t' if tables else ''}".rstrip())
+    def _view(self, view: list[str], layers: list[Layer]) -> None:
+        tables = " t" if "table" in view else ""
+        self.lines.append(f"v {shlex.quote(guest_view(view, layers))}{tables}")
 
     def _end(self, placed: Placed, layers: list[Layer]) -> None:
         played = placed.played
         self.lines.append("echo @last; sleep 0.3")
-        self._view(played.seen[-1].view if played.seen else ["status"], layers,
-                   tables=bool(played.steps) and played.steps[-1].op not in QUIET)
+        self._view(played.last, layers)
         self.lines.append("e")
         for disk in played.case.disks:
             offset = placed.contents[disk.name] = self._room(disk.sectors * SECTOR_BYTES)

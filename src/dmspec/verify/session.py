@@ -35,22 +35,16 @@ class Verdict:
 
 @dataclass(slots=True)
 class Session:
-    """Runs cases in guests, of which so many run at once; ``kernel``, ``boots`` and ``seconds`` say what was used."""
+    """Runs cases in guests, of which so many run at once; ``kernel``, ``targets`` (those that the
+    kernel has), ``boots`` and ``seconds`` say what was used."""
 
     guest: Guest
     batch: int = BATCH
     guests: int = 1
     kernel: str = ""
+    targets: frozenset[str] = frozenset()
     boots: int = 0
     seconds: float = 0.0
-
-    def find_targets(self) -> frozenset[str]:
-        """The target types that the guest's kernel has."""
-        with tempfile.TemporaryDirectory(prefix="dmspec-verify-") as folder:
-            disk = Path(folder) / "disk"
-            _make_file(disk, MIB)
-            run = self._start("dmsetup targets", [disk])
-        return frozenset(line.split()[0] for line in run.output.splitlines() if not line.startswith("@"))
 
     def _start(self, script: str, disks: Sequence[Path]) -> Run:
         run = boot(self.guest, script, disks)
@@ -61,6 +55,8 @@ class Session:
             said = "\n".join([run.output[-2000:], run.console[-2000:]]).strip()
             raise GuestFailed(f"the guest did not start as it should:\n{said}")
         self.kernel = first.removeprefix("@kernel ")
+        self.targets = frozenset(word for line in run.output.splitlines() if line.startswith("@targets ")
+                                 for word in line.split()[1:])
         return run
 
     def compare(self, cases: Sequence[Played]) -> list[Verdict]:

@@ -15,8 +15,6 @@ from dmspec.runtime.registry import OPERATIONS
 IO: Final = frozenset({"write", "read", "flush", "discard"})
 FAULTS: Final = frozenset({"fail", "heal"})
 CONTROL: Final = frozenset({"create", "load", "clear", "suspend", "resume", "remove", "rename", "message"})
-# Steps that cannot change a table, after which tables need not be looked at again.
-QUIET: Final = IO | FAULTS | {"sleep"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,8 @@ class Seen:
 
 @dataclass(slots=True)
 class Played:
-    """A case on the emulator.  ``commands``: tables as they were resolved, by the number of the step.
+    """A case on the emulator.  ``last``: what is to be seen at the end, with all tables.  ``tables``: those of
+    ``create`` and ``load`` as they were resolved, by the number of the step.
 
     ``contents``: what disks and devices held at the end, and the error that ended the reading; ``sizes``: how
     many bytes they have.  ``names``: of all disks and devices that there ever were.  ``wedged``: something had
@@ -88,6 +87,7 @@ class Played:
     case: Case
     steps: list[Step]
     seen: list[Seen]
+    last: list[str]
     tables: dict[int, list[str]]
     contents: dict[str, tuple[bytes, str]]
     sizes: dict[str, int]

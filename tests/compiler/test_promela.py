@@ -1,0 +1,195 @@
+"""The Promela model of a scenario: SPIN agrees with the spec, and with `dmspec explore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dmspec.cli import main
+from dmspec.compiler import compile_file, compile_text
+from dmspec.compiler.backends import BackendError
+from dmspec.compiler.backends.promela import emit
+from dmspec.runtime.explore import Explorer
+from dmspec.runtime.explore.judge import judge
+from dmspec.runtime.plan import Plan
+from dmspec.runtime.runner import scenario_of, scenarios_of
+
+from .pan import verdicts
+
+MAIL = Path(__file__).parents[2] / "specs" / "mail"
+
+
+def plan_of(path: Path) -> Plan:
+    """Compile a spec that has nothing wrong."""
+    plan = compile_file(path).plan
+    assert plan is not None
+    return plan
+
+
+ALL = [(path.stem, one.name) for path in sorted(MAIL.glob("*.dms")) for one in scenarios_of(plan_of(path))]
+# Exploring these takes a few seconds; the others have the mark `slow`.
+QUICK = ("idle_disk", "passthrough_metadata", "passthrough_one_lock", "passthrough_scan")
+
+
+@pytest.mark.requires("spin", "gcc")
+@pytest.mark.parametrize(("spec", "name"), ALL)
+def test_spin_says_what_the_spec_says(spec: str, name: str, tmp_path: Path) -> None:
+    plan = plan_of(MAIL / f"{spec}.dms")
+    expected = scenario_of(plan, name).violations
+    found = verdicts(plan, name, tmp_path)
+    asked = {check.name for check in scenario_of(plan, name).checks}
+    assert {check: violated for check, violated in found.items() if check in asked} == {
+        check: check in expected for check in found if check in asked}
+
+
+@pytest.mark.requires("spin", "gcc")
+@pytest.mark.parametrize(("spec", "name"), [
+    pytest.param(spec, name, marks=() if name in QUICK else (pytest.mark.slow, pytest.mark.timeout(3600)))
+    for spec, name in ALL])
+def test_spin_and_the_explorer_agree(spec: str, name: str, tmp_path: Path) -> None:
+    """The explorer may stop at the first violation of every check; what it has not finished it cannot deny."""
+    plan = plan_of(MAIL / f"{spec}.dms")
+    found = verdicts(plan, name, tmp_path)
+    exploration = Explorer(plan, name, stop_when_all_found=True).run()
+    compared = 0
+    for verdict in judge(scenario_of(plan, name), exploration):
+        if verdict.name in found and verdict.word != "unknown":
+            assert verdict.violated == found[verdict.name], verdict
+            compared += 1
+    assert compared
+
+
+EVERYTHING = """
+disk pv1 8MiB
+disk pv2 8MiB
+device vol { mirror pv1 pv2 nosync handle_errors }
+filesystem fs on vol
+lock a
+lock b
+process p {
+    parallel { with a { write fs } } { expect error { create vol { linear pv1 } } }
+    repeat 2 { choose { suspend vol  resume vol } or { freeze fs  thaw fs } }
+    if suspended(vol) { resume vol } else { flush fs }
+    expect error EBUSY { with b { create vol } }
+    expect state vol ACTIVE
+}
+process q { await event vol within=1s  sleep 1s }
+scenario main "a bit of everything" {
+    run p
+    fault fail pv2 writes at=any most=1
+    fault heal pv2 at=any most=1
+    always no-deadlock
+    always no-error
+    finally resumed-at-end
+}
+"""
+
+
+def text_plan(text: str) -> Plan:
+    """Compile a text that has nothing wrong."""
+    compiled = compile_text(text, "spec.dms")
+    assert compiled.plan is not None, [one.message for one in compiled.diagnostics]
+    return compiled.plan
+
+
+@pytest.mark.requires("spin", "gcc")
+def test_every_instruction_has_a_form(tmp_path: Path) -> None:
+    """Nobody repairs the mirror, so the write that it holds keeps whoever waits for it."""
+    found = verdicts(text_plan(EVERYTHING), "main", tmp_path)
+    assert found["no-deadlock"]
+    assert not found["expectation"]
+
+
+LOCKS = """
+lock a
+lock b
+process one { with a { with b { } } }
+process two { with b { with a { } } }
+scenario main {
+    run one two
+    always no-deadlock
+}
+"""
+
+
+@pytest.mark.requires("spin", "gcc")
+@pytest.mark.parametrize(("text", "violated"), [
+    (LOCKS, True),
+    (LOCKS.replace("with b { with a", "with a { with b"), False),
+    (LOCKS.replace("with b { }", "with a { }"), True),
+])
+def test_locks(text: str, violated: bool, tmp_path: Path) -> None:
+    assert verdicts(text_plan(text), "main", tmp_path)["no-deadlock"] is violated
+
+
+ERRORS = """
+disk pv1 8MiB
+device vol { linear pv1 }
+lock a
+process p { PART }
+process q { with a { } }
+scenario main {
+    run p q
+    fault fail pv1 at=start
+    always no-deadlock
+    always no-io-error p
+    always no-error
+}
+"""
+
+
+@pytest.mark.requires("spin", "gcc")
+@pytest.mark.parametrize(("part", "violated"), [
+    ("with a { write vol }", {"no-io-error"}),
+    ("with a { expect error EIO { write vol } }", set()),
+    ("expect error EIO { with a { write vol } }", set()),
+    ("expect error ENOSPC { write vol }", {"no-io-error"}),
+    ("expect error { parallel { write vol } { } }", set()),
+    ("parallel { write vol } { }", {"no-io-error"}),
+    ("suspend vol\n write vol", {"no-deadlock"}),
+    ("create vol", {"no-error"}),
+    ("expect error { resume vol }", {"expectation"}),
+    ("expect state vol SUSPENDED", {"expectation"}),
+])
+def test_what_errors_come_to(part: str, violated: set[str], tmp_path: Path) -> None:
+    plan = text_plan(ERRORS.replace("PART", part))
+    found = verdicts(plan, "main", tmp_path)
+    assert {check for check, bad in found.items() if bad} == violated
+    exploration = Explorer(plan, "main").run()
+    assert {one.name for one in judge(scenario_of(plan, "main"), exploration) if one.violated} == violated
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("device d { striped pv1 pv2 chunk=64KiB }", "the target 'striped'"),
+    ("device d { 1MiB linear pv1  1MiB linear pv2 }", "a table of 2 segments"),
+    ("device l { linear pv1 }\ndevice d { mirror l pv2 }", "leg or log l is a mapped device"),
+    ("process p { remove pv }\ndevice pv { linear pv1 }", "`remove pv`"),
+    ("process p { discard pv1 }", "`discard pv1"),
+    ("process p { await insync(pv) }\ndevice pv { linear pv1 }", "`insync(pv)`"),
+    ("process p { fail pv1 range=0+4KiB }", "a fault of a range"),
+])
+def test_what_a_model_cannot_have_is_said(line: str, said: str) -> None:
+    plan = text_plan(f"disk pv1 8MiB\ndisk pv2 8MiB\n{line}")
+    with pytest.raises(BackendError) as error:
+        emit(plan)
+    assert said in str(error.value)
+
+
+def test_the_command() -> None:
+    spec = str(MAIL / "locked.dms")
+    result = CliRunner().invoke(main, ["compile", spec, "--to", "promela", "--scenario", "locked"])
+    assert result.exit_code == 0, result.output
+    assert "/* locked.dms:" in result.stdout
+    assert "proctype process_lvcreate" in result.stdout
+
+
+def test_one_scenario_at_a_time() -> None:
+    spec = str(MAIL / "independent.dms")
+    result = CliRunner().invoke(main, ["compile", spec, "--to", "promela"])
+    assert result.exit_code == 2
+    assert "--scenario NAME" in result.output
+    result = CliRunner().invoke(main, ["compile", spec, "--to", "promela", "--scenario", "nosuch"])
+    assert result.exit_code == 2
+    assert "it has: independent" in result.output
