@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING, Protocol
 
 from .bio import Bio, Op
+from .errors import errno_name
 from .task import Task
 
 if TYPE_CHECKING:
@@ -174,5 +175,5 @@ class DiskIo(Task):
         if not self.status:
             self.perform()
         what = f"{self.bio!r}"
-        self.engine.note(self.disk.name, what if not self.status else f"{what} FAILED {self.status}")
+        self.engine.note(self.disk.name, what if not self.status else f"{what} FAILED: {errno_name(self.status)}")
         self.complete()

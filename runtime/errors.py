@@ -43,6 +43,8 @@ def errno_name(errno: int) -> str:
     """``errno_name(5) == "EIO"``; 0 gives ``"OK"``."""
     if errno == 0:
         return "OK"
+    if errno == _errno.EOPNOTSUPP:  # ENOTSUP is the same number; this is the kernel's word
+        return "EOPNOTSUPP"
     return _errno.errorcode.get(errno, str(errno))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from .bio import Bio
 from .block import Disk, DiskIo
 from .byte_io import Passage, WriteRanges
-from .errors import DmspecError, InternalError
+from .errors import DmspecError, InternalError, errno_name
 from .task import Frame, Latch, Task
 
 
@@ -247,7 +247,7 @@ class LiveEngine:
         if disk.faults or disk.detached:
             io.status = disk.failure_of(io.bio)
             if io.status:
-                self.note(disk.name, f"{io.bio!r} FAILED {io.status}")
+                self.note(disk.name, f"{io.bio!r} FAILED: {errno_name(io.status)}")
         if not io.status:
             self.performing += 1
             self.lock.release()

@@ -118,7 +118,7 @@ scenario main {
 @pytest.mark.parametrize(("text", "violated"), [
     (LOCKS, True),
     (LOCKS.replace("with b { with a", "with a { with b"), False),
-    (LOCKS.replace("with b { }", "with a { }"), True),
+    (LOCKS.replace("with b { }", "with a { }"), False),  # one that holds a lock may take it again
 ])
 def test_locks(text: str, violated: bool, tmp_path: Path) -> None:
     assert verdicts(text_plan(text), "main", tmp_path)["no-deadlock"] is violated

@@ -43,8 +43,7 @@ scenario main "replace" { run app admin  always no-deadlock
 SNAPSHOT = """
 disk pv1 1MiB
 disk pv2 1MiB
-disk log 64KiB
-device vol {{ mirror pv1 pv2 log=log region=512KiB nosync handle_errors }}
+device vol {{ mirror pv1 pv2 log=core region=512KiB nosync handle_errors }}
 process lvcreate {{
     create vol-real
     load vol-real table=table-of(vol)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 DOOR = ROOT / "src" / "dmspec"
 LINKS = {"compiler": "compiler", "grammar": "grammar", "runtime": "runtime", "library": "specs/lib"}
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "src", "grammar", "compiler", "runtime", "specs")
-DATA = ("*.py", "*.lark", "*.dms", "py.typed")
+DATA = ("*.py", "*.lark", "*.dms", "*.css", "*.j2", "*.js", "py.typed")
 
 
 def listed_packages() -> list[str]:

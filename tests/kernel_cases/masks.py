@@ -32,6 +32,8 @@ MASKS: Final = (
     Mask(r"snapshot-merge \d+/512 16$", "snapshot-merge N/512 16",
          "how far a merge is when somebody looks is chance (README of the recordings); that it ends, and with what, "
          "is seen in the headers and the data", ("d2-merge",)),
+    Mask(r" (?!(\d+)/\1 )\d+/(\d+) 1 ([AD]+) ", r" N/\2 1 \3 ",
+         "how far a synchronisation is when somebody looks is chance (README of the recordings)", ("b-mirror",)),
     Mask(r"^[-bcl][-rwx]{9} .* DATE (\S+)$", r"\1",
          "ls -l: the devices of a mount are regular files, with a size instead of a device number",
          ("f-control",)),
@@ -56,7 +58,7 @@ def comparable(case: str, text: str) -> list[str]:
     """A case's output as it is compared."""
     lines = []
     masks = [mask for mask in MASKS if mask.applies(case)]
-    for line in _ends_of_watches(text.splitlines()):
+    for line in _finished_logs(_ends_of_watches(text.splitlines())):
         shown: str | None = line
         for mask in masks:
             if shown is not None and re.search(mask.pattern, shown):
@@ -77,6 +79,24 @@ def _ends_of_watches(lines: list[str]) -> list[str]:
         kept.append(line)
         if _WATCHED.match(line):
             begun = len(kept)
+    return kept
+
+
+_UNDER_WAY: Final = re.compile(r"^\d+ \d+ mirror .* (?!(\d+)/\1 )\d+/\d+ 1 ")
+_BITMAP: Final = re.compile(r"^000004[01]0 |^\*$")
+
+
+def _finished_logs(lines: list[str]) -> list[str]:
+    """Leave out the bitmap of a log that is shown beside a synchronisation under way: it is as far by chance."""
+    kept: list[str] = []
+    under_way = False
+    for line in lines:
+        if line.startswith("$"):
+            under_way = False
+        if _UNDER_WAY.match(line):
+            under_way = True
+        if not (under_way and _BITMAP.match(line)):
+            kept.append(line)
     return kept
 
 

@@ -334,7 +334,7 @@ def test_overflow_and_invalid(name: str, code: list[Instr]) -> None:
 
 
 def test_checks_that_come_later_say_with_what() -> None:
-    assert {name for name, kind in CHECKS.items() if kind.watch is None} == {"no-race", "model-agrees"}
+    assert {name for name, kind in CHECKS.items() if kind.watch is None} == {"model-agrees"}
     assert all(kind.later for kind in CHECKS.values() if kind.watch is None)
 
 

@@ -247,7 +247,7 @@ FAILS: dict[str, tuple[Instr, str]] = {
     "write": (op("write", target="bad"), "EIO"),
     "read": (op("read", target="bad"), "EIO"),
     "flush": (op("flush", target="x"), "ENXIO"),
-    "discard": (op("discard", target="bad", size=4096), "EIO"),
+    "discard": (op("discard", target="bad", size=4096), "EOPNOTSUPP"),
     "freeze": (op("freeze", filesystem="x"), "ENXIO"),
     "thaw": (op("thaw", filesystem="fs"), "EINVAL"),
     "sha256": (op("sha256", target="bad", **{"as": "x"}), "EIO"),

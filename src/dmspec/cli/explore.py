@@ -38,12 +38,14 @@ EXPLORE_SHAPE_VERSION = 1
 @click.option("--first", is_flag=True, help="Stop at the first violation of every check.")
 @click.option("--trace", "trace_path", type=click.Path(), metavar="OUT",
               help="Keep the shortest violation, for `dmspec replay`.")
+@click.option("--mermaid", "mermaid_path", type=click.Path(), metavar="OUT",
+              help="Draw the shortest violation as a Mermaid sequence diagram.")
 @click.option("--report", "report_path", type=click.Path(), metavar="OUT.html",
               help="Write all of it as one self-contained page, to step through.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (shape dmspec_explore, version 1).")
 @click.option("--quiet", "-q", is_flag=True, help="Print only the verdicts.")
 def command(file: str, scenario: str | None, most_states: int, preemptions: int | None, trace_path: str | None,
-            report_path: str | None, *, first: bool, as_json: bool, quiet: bool) -> int:
+            mermaid_path: str | None, report_path: str | None, *, first: bool, as_json: bool, quiet: bool) -> int:
     """Explore the scenarios of FILE: all orders of all steps, each fault at each point.
 
     The verdict on each check is exact within the bounds: a violation comes with the shortest way to it, and
@@ -76,6 +78,8 @@ def command(file: str, scenario: str | None, most_states: int, preemptions: int 
         all_ok = all_ok and all(one.ok for one in verdicts)
         if trace_path is not None and exploration.findings:
             _keep(plan, name, exploration, trace_path)
+        if mermaid_path is not None and exploration.findings:
+            _draw(plan, name, exploration, mermaid_path)
         if report_path is not None:
             explored.append(_explored(plan, name, exploration, verdicts, preemptions))
         if as_json:
@@ -153,6 +157,21 @@ def _write_report(plan: Plan, file: str, explored: list[Explored], path: str) ->
         Path(path).write_text(page, encoding="utf-8", newline="\n")
     except OSError as error:
         die(EXIT_USAGE, f"{path}: {error.strerror}")
+
+
+def _draw(plan: Plan, name: str, exploration: Exploration, path: str) -> None:
+    """Write the shortest violation as a diagram."""
+    from pathlib import Path
+
+    from dmspec.runtime.explore.explain import explain
+    from dmspec.runtime.explore.mermaid import sequence_diagram
+
+    shortest = min(exploration.findings.values(), key=lambda one: len(one.path))
+    text = sequence_diagram(explain(plan, name, shortest.check, shortest.text, shortest.path))
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        die(EXIT_USAGE, f"cannot write {path}: {error.strerror}")
 
 
 def _document(plan: Plan, name: str, exploration: Exploration, verdicts: list[Verdict],

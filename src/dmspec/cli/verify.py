@@ -163,11 +163,16 @@ def _print_item(item: Item) -> None:
     console.print(Text.assemble(head, f"{_count(len(item.played.steps), 'step')}, ",
                                 (_count(len(item.differences), "difference"), style),
                                 f", {_reads(item.played)} contents compared"))
-    for one in item.differences:
-        where = f"step {one.step + 1}" + (f" (line {one.line})" if one.line else "") if one.step >= 0 else ""
-        console.print(Text(f"    {where} {one.words}: {one.what}".replace("     ", "    ")))
+    shown = [one for one in item.differences if one.step == item.differences[0].step]
+    for one in shown:
+        where = f" (line {one.line})" if one.line else ""
+        step = f"step {one.step + 1}{where} {one.words}" if one.step >= 0 else one.words
+        console.print(Text(f"    {step}: {one.what}"))
         console.print(Text(f"        kernel: {one.kernel}"))
         console.print(Text(f"        dmspec: {one.ours}"))
+    if len(shown) < len(item.differences):
+        left = _count(len(item.differences) - len(shown), "difference")
+        console.print(Text(f"    and {left} behind that step, which may follow from it; --json has all"))
 
 
 def _count(number: int, word: str) -> str:

@@ -50,7 +50,6 @@ class Emulated:
         self.seen: list[Seen] = []
         self.tables: dict[int, list[str]] = {}
         self.pending: dict[int, tuple[Task, list[BlockDevice]]] = {}
-        self.names = {one.name for one in disks}
         self.last_tables: tuple[list[str], list[str]] | None = None
         for one in disks:
             self.world.stack.disks[one.name].backing.write(0, memoryview(one.contents))
@@ -78,7 +77,6 @@ class Emulated:
             self.world.stack.release(device)
         self.seen.append(Seen(outcome, []))
         self._rest()
-        self.names |= set(self.world.stack.devices)
         tables = self._listed("table"), self._listed("inactive")
         self.seen[-1].view = self.view(tables=step.op == "look" or tables != self.last_tables)
         self.last_tables = tables
@@ -119,13 +117,20 @@ class Emulated:
                    for md in self.world.stack.devices.values() for device, _mode in md.table_devices)
 
     def _resolve(self, number: int, step: Step) -> None:
-        """Keep a step's table with every length a number, as the guest needs it."""
+        """Keep a step's table as the guest needs it: every length a number, and numbers for the names of devices.
+
+        A path would not do: ``/dev/mapper/NAME`` is there only once the device has been resumed.
+        """
         table = step.args.get("table")
         if step.op not in ("create", "load") or table is None:
             return
-        md = self.world.stack.devices.get(step.args["device"]) if step.op == "load" else None
-        self.tables[number] = [f"{start} {length} {kind} {params}".rstrip()
-                               for start, length, kind, params in table_lines(self.world.stack, table, md)]  # type: ignore[arg-type]
+        stack = self.world.stack
+        md = stack.devices.get(step.args["device"]) if step.op == "load" else None
+        numbers = {one.name: one.number for one in stack.everything()}
+        kept = self.tables[number] = []
+        for start, length, kind, params in table_lines(stack, table, md):  # type: ignore[arg-type]
+            words = " ".join(numbers.get(word, word) for word in params.split(" "))
+            kept.append(f"{start} {length} {kind} {self.guest_numbers(words)}".rstrip())
 
     def _rest(self) -> None:
         while True:
@@ -225,8 +230,7 @@ class Emulated:
         case = Case(name, self.disks, tuple(self.steps))
         sizes = {one.name: one.sectors * SECTOR_BYTES for one in self.world.stack.everything()}
         last = self.view(tables=True)
-        return Played(case, self.steps, self.seen, last, self.tables, self.contents(), sizes, frozenset(self.names),
-                      bool(self.pending))
+        return Played(case, self.steps, self.seen, last, self.tables, self.contents(), sizes, bool(self.pending))
 
 
 def play(case: Case) -> Played:

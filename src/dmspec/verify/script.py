@@ -165,7 +165,7 @@ class Script:
 
     def _commands(self, placed: Placed, number: int, step: Step, layers: list[Layer]) -> Iterable[str]:
         if step.op in CONTROL:
-            yield control_command(step, placed.played, number, layers)
+            yield control_command(step, placed.played.tables.get(number))
         elif step.op in FAULTS:
             [layer] = [one for one in layers if one.disk.name == step.args["disk"]]
             yield from layer.strike(step)
@@ -211,8 +211,8 @@ def _begins_pending(played: Played, number: int) -> bool:
     return f"{number}:-" in played.seen[number].view
 
 
-def control_command(step: Step, played: Played, number: int, layers: list[Layer]) -> str:
-    """The ``dmsetup`` call of a control step."""
+def control_command(step: Step, table: list[str] | None) -> str:
+    """The ``dmsetup`` call of a control step; ``table``: the one of a ``create`` or ``load``, resolved."""
     args = step.args
     words = ["dmsetup", "load" if step.op == "load" else step.op]
     words += [f"--{flag}" for flag in ("noflush", "nolockfs", "force", "deferred") if args.get(flag)]
@@ -229,16 +229,6 @@ def control_command(step: Step, played: Played, number: int, layers: list[Layer]
     words += [shlex.quote(one) for one in ([device] if isinstance(device, str) else device)]
     if step.op == "message":
         words += [str(args["sector"]), shlex.quote(args["text"])]
-    table = played.tables.get(number)
     if table is None:
         return " ".join(words)
-    lines = " ".join(shlex.quote(_with_paths(line, played, layers)) for line in table)
-    return f"printf '%s\\n' {lines} | {' '.join(words)}"
-
-
-def _with_paths(line: str, played: Played, layers: list[Layer]) -> str:
-    """A table line as the guest understands it: paths for names, and the guest's numbers."""
-    paths = {name: f"/dev/mapper/{name}" for name in played.names}
-    paths |= {f"7:{index}": layer.number for index, layer in enumerate(layers)}
-    start, length, kind, *params = line.split(" ")
-    return " ".join([start, length, kind, *(paths.get(word, word) for word in params)])
+    return f"printf '%s\\n' {' '.join(shlex.quote(line) for line in table)} | {' '.join(words)}"

@@ -36,7 +36,8 @@ class Verdict:
 @dataclass(slots=True)
 class Session:
     """Runs cases in guests, of which so many run at once; ``kernel``, ``targets`` (those that the
-    kernel has), ``boots`` and ``seconds`` say what was used."""
+    kernel has), ``boots`` and ``seconds`` say what was used.
+    """
 
     guest: Guest
     batch: int = BATCH

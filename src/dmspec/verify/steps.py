@@ -80,8 +80,7 @@ class Played:
     ``create`` and ``load`` as they were resolved, by the number of the step.
 
     ``contents``: what disks and devices held at the end, and the error that ended the reading; ``sizes``: how
-    many bytes they have.  ``names``: of all disks and devices that there ever were.  ``wedged``: something had
-    not ended.
+    many bytes they have.  ``wedged``: something had not ended.
     """
 
     case: Case
@@ -91,5 +90,4 @@ class Played:
     tables: dict[int, list[str]]
     contents: dict[str, tuple[bytes, str]]
     sizes: dict[str, int]
-    names: frozenset[str]
     wedged: bool = False
