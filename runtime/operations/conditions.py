@@ -27,8 +27,8 @@ def status_words(md: MappedDevice, kind: str) -> Iterator[list[str]]:
                 yield target.info().split()
 
 
-def mirror_statuses(md: MappedDevice) -> Iterator[list[str]]:
-    """The status words of every mirror in the device or below it, each device once."""
+def sync_counts(md: MappedDevice) -> Iterator[str]:
+    """``done/total`` of every mirror and raid in the device or below it, each device once."""
     todo: list[BlockDevice] = [md]
     seen: list[BlockDevice] = []
     while todo:
@@ -36,17 +36,20 @@ def mirror_statuses(md: MappedDevice) -> Iterator[list[str]]:
         if not isinstance(device, MappedDevice) or device.live is None or any(device is one for one in seen):
             continue
         seen.append(device)
-        yield from status_words(device, "mirror")
+        for words in status_words(device, "mirror"):
+            yield words[1 + int(words[0])]
+        for words in status_words(device, "raid"):
+            yield words[3]
         todo.extend(device.live.devices)
 
 
 def in_sync(stack: Stack, name: str) -> bool:
-    """Whether the device has a live table and its mirrors' in-sync counts are full."""
+    """Whether the device has a live table and the in-sync counts of its mirrors and raids are full."""
     md = stack.devices.get(name)
     if md is None or md.live is None:
         return False
-    for words in mirror_statuses(md):
-        done, _slash, total = words[1 + int(words[0])].partition("/")
+    for count in sync_counts(md):
+        done, _slash, total = count.partition("/")
         if done != total:
             return False
     return True
