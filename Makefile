@@ -61,7 +61,7 @@ verify: $(VENV)/installed packages guest
 $(VENV)/installed: pyproject.toml | packages
 	@$(VENV)/bin/python -c '' 2>/dev/null || { python=$$(sh tools/find-python.sh '$(PYTHON)') && \
 		echo "$$python -m venv --clear $(VENV)" && "$$python" -m venv --clear $(VENV); }
-	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --editable '.[test]'
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --use-pep517 --editable '.[test]'
 	@touch $@
 
 clean:

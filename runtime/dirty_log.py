@@ -276,7 +276,11 @@ class DiskFlush(Frame):
 
 
 class DiskResume(Frame):
-    """``disk_resume``: read the header, take over its bits, write it back."""
+    """``disk_resume``: read the header, take over its bits, write it back.
+
+    The write does not count as a flush: what has been touched is still touched, so the worker's first pass
+    writes once more, and flushes the legs if there are bits that ``nosync`` has set.
+    """
 
     def __init__(self, log: DiskLog) -> None:
         self.log = log
@@ -313,8 +317,11 @@ class DiskResume(Frame):
         change = log.clean.set if log.word == "nosync" else log.clean.clear
         for region in range(min(known, log.region_count), log.region_count):
             change(region)
+            log.touched_cleaned |= log.word == "nosync"
+            log.touched_dirtied |= log.word != "nosync"
         for region in range(log.region_count, bitset_bytes(log.region_count) * 8):
             log.clean.clear(region)
+            log.touched_dirtied = True
         log.sync.load(log.clean.raw())
         log.sync_count = log.clean.weight()
         log.sync_search = 0
@@ -325,17 +332,12 @@ class DiskResume(Frame):
             return self._write_failed(-self.result[0])
         if self.log.target.stack.era.log_flushes_devices:
             return Enter(self.log.flush_device(), "flushed")
-        return self._over(task)
+        return DONE
 
     def flushed(self, task: Task) -> Outcome:
         if self.result[0]:
             self.log.device_flush_failed = True
             return self._write_failed(-self.result[0])
-        return self._over(task)
-
-    def _over(self, task: Task) -> Outcome:
-        del task
-        self.log.touched_cleaned = self.log.touched_dirtied = False
         return DONE
 
     def _write_failed(self, error: int) -> Outcome:

@@ -329,7 +329,7 @@ class Ioctl(Frame):
             self._log("Invalid target message parameters.")
             raise DmError(errno.EINVAL)
         sector, text = said
-        room = self._room()
+        self._room()
         answer = control.message(md, sector, text)
         self._status()
         if answer:
@@ -337,7 +337,6 @@ class Ioctl(Frame):
             self._put(form.encode(answer) + b"\0")
         elif md.live is None and not text.lstrip().startswith("@"):
             return self._failed(0)
-        del room
         return self._answer()
 
     def dev_set_geometry(self, task: Task) -> Outcome:

@@ -123,8 +123,11 @@ class LiveExport:
             self._call(release)
 
     def names_of(self, device: BlockDevice) -> list[str]:
-        """The names under which its file is known; each may have a page cache of its own."""
-        return sorted({device.name, *(name for name, (opened, _) in self.opened.items() if opened is device)})
+        """The names under which its file is open; each may have a page cache of its own.
+
+        A file that nobody has open has no page that is still to be written: the last close has waited for that.
+        """
+        return sorted(name for name, (opened, _) in self.opened.items() if opened is device)
 
     def close_all(self) -> None:
         """The mount is gone, and with it every open file; not each of them has been closed by FUSE."""

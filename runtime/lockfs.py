@@ -45,9 +45,10 @@ class LiveFreezer:
     def freeze(self, device: MappedDevice, task: Task) -> Frame | None:
         del task
         directory = self.directory
-        if directory is None or not device.sectors:
+        names = self.names_of(device)
+        if directory is None or not names:
             return None
-        number, paths = device.number, [f"{directory}/{name}" for name in self.names_of(device)]
+        number, paths = device.number, [f"{directory}/{name}" for name in names]
         return InThread(self.engine, f"what lies on {device.name} to be frozen",
                         functools.partial(self.freeze_now, number, paths))
 

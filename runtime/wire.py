@@ -64,8 +64,11 @@ def short_name(path: Path) -> Iterator[str]:
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Send one message, however long the other side takes to read it."""
-    data = msgpack.packb(message, use_bin_type=True)
+    """Send one message, however long the other side takes to read it.
+
+    A device's name may be no text (device-mapper takes any bytes); it is sent in a form that is.
+    """
+    data = msgpack.packb(message, use_bin_type=True, unicode_errors="backslashreplace")
     connection.sendall(_LENGTH.pack(len(data)) + data)
 
 

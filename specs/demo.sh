@@ -25,7 +25,7 @@ leave() {
 trap leave EXIT INT TERM
 
 say "1. A spec, run: a leg of a mirror fails, the write is held, the repair lets it go on"
-: step "$dmspec" run "$here/tour/06-repair.dms"
+step "$dmspec" run "$here/tour/06-repair.dms"
 
 say "2. The same targets, mounted: a mirror on two disks of 64 MiB, each disk a sparse file"
 step "$dmspec" mount "$here/demo/volume.dms" "$dir" --store "$store"

@@ -9,6 +9,8 @@ compared.  What it leaves out, and why verdicts compare all the same:
 * Time.  A sleep or a timeout may be over at any moment, so the model can do more than the emulator here.
 * Regions, and the log's record of them.  A mirror is in sync or has a failed leg; a failed leg makes
   the next write fail whichever region it is for (the emulator: holds it without trying again).
+* How a raid1 takes a leg back.  It is a mirror that holds nothing; a leg that has failed stays failed until another
+  table is swapped in.
 * Work items.  The mirror's worker and its event come with the step that queues them, the worker that
   resubmits deferred bios is the bio's own wait.  Each bio still waits, fails and is pushed back by itself.
 * A snapshot's copies.  A write through an origin that has a snapshot reads the origin first, where it may wait;

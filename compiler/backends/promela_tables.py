@@ -14,8 +14,8 @@ from dmspec.compiler.kernel import natural_length
 from dmspec.runtime.eras import Era
 from dmspec.runtime.plan import Plan
 
-KINDS: Final = ("linear", "snapshot-origin", "snapshot", "mirror", "zero", "error")
-_KIND_WORDS: Final = {"snapshot-origin": "ORIGIN"}
+KINDS: Final = ("linear", "snapshot-origin", "snapshot", "mirror", "zero", "error", "raid")
+_KIND_WORDS: Final = {"snapshot-origin": "ORIGIN", "raid": "MIRROR"}
 MOST_LEGS: Final = 8  # a byte has as many bits
 ERA_FLAGS: Final = (
     "holds_failed_writes", "flush_suspend_fails_held", "log_failure_blocks_only_handled", "flushes_reach_legs",
@@ -88,6 +88,8 @@ def _of_kind(line: str, kind: str, params: list[str], length: int | None) -> Tab
         return Table(line, kind, lower=params[0], writes=(area(params[0], 0),))
     if kind == "snapshot":
         return Table(line, kind, lower=params[0], cow=params[1], writes=(Area(params[1], 0, None),))
+    if kind == "raid":
+        return _raid(line, params, length)
     count = int(params[1])
     log = params[2] if params[0] == "disk" else ""
     rest = params[2 + count:]
@@ -97,6 +99,18 @@ def _of_kind(line: str, kind: str, params: list[str], length: int | None) -> Tab
         raise NotInTheModel(f"a mirror of {len(legs)} legs: the model has at most {MOST_LEGS}")
     areas = tuple(area(name, start) for name, start in zip(legs, offsets, strict=True))
     return Table(line, kind, legs=legs, log=log, features=frozenset(rest[2 + 2 * len(legs):]), writes=areas)
+
+
+def _raid(line: str, params: list[str], length: int | None) -> Table:
+    """A raid1 is a mirror that drops a leg by itself and holds nothing; its metadata devices are left out."""
+    if params[0] != "raid1":
+        raise NotInTheModel(f"a raid of level {params[0]}: the model has raid1")
+    rest = params[2 + int(params[1]):]
+    legs = tuple(rest[2 + 2 * leg] for leg in range(int(rest[0])))
+    if "-" in legs or len(legs) > MOST_LEGS:
+        raise NotInTheModel(f"a raid that lacks a leg, or has more than {MOST_LEGS}")
+    areas = tuple(Area(name, 0, length) for name in legs)
+    return Table(line, "raid", legs=legs, features=frozenset({"keep_log"}), writes=areas)
 
 
 @dataclass
@@ -224,8 +238,8 @@ def _tables(names: Names) -> Iterator[str]:
     yield "#define NO_TABLE 0"
     for number, table in enumerate(names.tables, 1):
         yield f"#define TABLE_{number} {number}    /* {table.line.replace('*/', '')} */"
-    for number, kind in enumerate(KINDS, 1):
-        yield f"#define {_word(kind)} {number}"
+    for number, word in enumerate(dict.fromkeys(_word(kind) for kind in KINDS), 1):
+        yield f"#define {word} {number}"
     yield "#define NO_DISK 255"
 
     def cases(value: Callable[[Table], Any]) -> list[tuple[str, str]]:

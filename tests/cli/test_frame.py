@@ -57,7 +57,10 @@ def test_each_command_is_there(entry: CommandEntry) -> None:
     assert isinstance(command, click.Command)
     result = invoke(entry.name, "--help")
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"Usage: dmspec {entry.name} ")
+    if entry.name == "dmsetup":  # it says what dmsetup says, on the stream on which that says it
+        assert result.output.startswith("Usage:\n\ndmsetup\n")
+    else:
+        assert result.stdout.startswith(f"Usage: dmspec {entry.name} ")
     assert entry.summary.endswith(".")
 
 

@@ -85,7 +85,7 @@ def test_compile_to_a_text(folder: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize(("form", "said"), [
-    ("python", "comes later"), ("pytest", "comes later"), ("promela", "comes later"),
+    ("python", "comes later"), ("pytest", "comes later"),
     ("mermade", "did you mean `mermaid`?"), ("x", "there are plan, python"),
 ])
 def test_compile_to_what_is_not_there(folder: Path, form: str, said: str) -> None:

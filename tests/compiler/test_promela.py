@@ -161,6 +161,27 @@ def test_what_errors_come_to(part: str, violated: set[str], tmp_path: Path) -> N
     assert {one.name for one in judge(scenario_of(plan, "main"), exploration) if one.violated} == violated
 
 
+@pytest.mark.requires("spin", "gcc")
+@pytest.mark.parametrize(("most", "violated"), [(1, set()), (2, {"no-io-error"})])
+def test_a_raid1_holds_nothing(most: int, violated: set[str], tmp_path: Path) -> None:
+    faults = "\n".join(f"fault fail pv{leg} at=any" for leg in range(1, most + 1))
+    plan = text_plan(f"""
+disk pv1 1MiB
+disk pv2 1MiB
+device vol {{ raid pv1 pv2 nosync }}
+process app {{ write vol }}
+process other {{ suspend vol
+                resume vol }}
+scenario main {{
+    run app other
+    {faults}
+    always no-deadlock
+    always no-io-error
+}}""")
+    found = verdicts(plan, "main", tmp_path)
+    assert {check for check, bad in found.items() if bad} == violated
+
+
 @pytest.mark.parametrize(("line", "said"), [
     ("device d { striped pv1 pv2 chunk=64KiB }", "the target 'striped'"),
     ("device d { 1MiB linear pv1  1MiB linear pv2 }", "a table of 2 segments"),

@@ -217,11 +217,13 @@ def test_a_second_table_for_the_same_copies_takes_them_over() -> None:
                                  "Snapshot cow pairing for exception table handover failed (-EINVAL)")
     assert found.resume("other") == -errno.EINVAL
     prefix = "err: device-mapper: snapshots: "
-    assert found.kernel() == [f"{prefix}Unable to perform snapshot handover until source is suspended."]
+    assert found.kernel() == [f"{prefix}Unable to perform snapshot handover until source is suspended.",
+                              "err: device-mapper: table: 254:3: snapshot: preresume failed, error = -22"]
     assert found.put("org", 16, "C", 8) == 0
     assert found.suspend("snap") == 0
     assert found.resume("snap") == -errno.EINVAL
-    assert found.kernel() == [f"{prefix}Unable to resume snapshot source until handover completes."]
+    assert found.kernel() == [f"{prefix}Unable to resume snapshot source until handover completes.",
+                              "err: device-mapper: table: 254:2: snapshot: preresume failed, error = -22"]
     assert found.put("org", 24, "D", 8) == 0
     assert found.resume("other") == 0
     assert found.status("other") == "0 2048 snapshot 40/512 16"

@@ -174,7 +174,9 @@ class Drawing:
         self.do("resume", device=[self.device().name])
 
     def a_remove(self) -> None:
-        self.do("remove", device=[self.device().name], force=self.pick(False, False, True))
+        """By force only when nothing is blocked: whether a dd that fails closes the device in time is a race."""
+        force = self.pick(False, False, True) and not self.on.pending
+        self.do("remove", device=[self.device().name], force=force)
 
     def a_rename(self) -> None:
         md = self.device()

@@ -93,7 +93,7 @@ def show_result(plan: Plan, result: Result, *, quiet: bool) -> None:
         title = f": {result.title}" if result.title else ""
         console.print(Text(f"scenario {result.scenario}{title}", "bold"))
         if result.setup_steps:
-            console.print(Text(f"setup: {result.setup_steps} steps", "dim"))
+            console.print(Text(f"setup: {result.setup_steps} step{'s' if result.setup_steps > 1 else ''}", "dim"))
         events = result.trace.events[result.setup_events:]
         print_events(console, plan, scenario_of(plan, result.scenario).run, events, result.setup_steps)
         console.print()

@@ -57,11 +57,12 @@ class Namespace:
 
     def empty(self, where: Path) -> None:
         """Put an empty folder in memory there."""
-        self._mount("none", str(where), "tmpfs", 0)
+        # Not the usual mode 1777: in a folder that all may write to, a shell may not open /dev/null with O_CREAT.
+        self._mount("none", str(where), "tmpfs", 0, "mode=755")
 
-    def _mount(self, what: str | None, where: str, kind: str | None, flags: int) -> None:
-        words = [None if word is None else word.encode() for word in (what, where, kind)]
-        if self.libc.mount(*words, ctypes.c_ulong(flags), None):
+    def _mount(self, what: str | None, where: str, kind: str | None, flags: int, options: str = "") -> None:
+        words = [None if word is None else os.fsencode(word) for word in (what, where, kind)]
+        if self.libc.mount(*words, ctypes.c_ulong(flags), options.encode() or None):
             raise self._error(where)
 
     @staticmethod

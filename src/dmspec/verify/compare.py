@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dmspec.runtime.byte_io import differing_sectors, sector_words
+from dmspec.runtime.errors import errno_name
 from dmspec.runtime.units import SECTOR_BYTES
 from dmspec.verify.layers import Layer
 from dmspec.verify.script import Placed, guest_view
@@ -30,7 +31,7 @@ MASKED: Final = {
     b"DmRd": (16, 24),
     b"bitm": (24, 40),
 }
-_ERRORS: Final = {os.strerror(number): name for number, name in errno.errorcode.items()}
+_ERRORS: Final = {os.strerror(number): errno_name(number) for number in errno.errorcode}
 
 
 @dataclass(frozen=True, slots=True)
