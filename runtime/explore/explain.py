@@ -80,7 +80,7 @@ def snapshot(run: ExploredRun) -> dict[str, Any]:
     """How processes, locks, devices, bios and disks stand: plain data, for a page or a test."""
     world = run.world
     return {
-        "processes": [_process(world, process) for process in world.all_processes()],
+        "processes": [_process(process) for process in world.all_processes()],
         "locks": [{"name": name, "owner": mutex.owner.name if mutex.owner else None,
                    "waiters": [task.name for task in mutex.latch.waiters]} for name, mutex in world.locks.items()],
         "devices": [_device(world, md) for md in world.stack.devices.values()],
@@ -91,7 +91,7 @@ def snapshot(run: ExploredRun) -> dict[str, Any]:
     }
 
 
-def _process(world: World, process: ProcessTask) -> dict[str, Any]:
+def _process(process: ProcessTask) -> dict[str, Any]:
     instr = process.code[process.pc]
     operation = OPERATIONS.get(instr.op)
     doing = operation.words(instr.args) if operation is not None else instr.op
@@ -177,8 +177,8 @@ def find_cycle(edges: list[Edge]) -> list[str]:
     after: dict[str, list[str]] = {}
     for edge in edges:
         after.setdefault(edge.waiter, []).append(edge.holder)
-    for start in after:
-        trail = [(start, iter(after[start]))]
+    for start, holders in after.items():
+        trail = [(start, iter(holders))]
         on_trail = [start]
         while trail:
             step = next(trail[-1][1], None)

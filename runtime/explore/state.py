@@ -3,9 +3,9 @@
 A state is the pickled :class:`~dmspec.runtime.runner.Running`, which is plain data (see
 :mod:`dmspec.runtime.task` for why).  What never changes (the plan, the target types) is left out, and
 so is what does not decide how a run goes on: the history (steps, the schedule, the kernel log) and the
-order in which tasks became ready or began to wait for a lock, since every order is explored.  So equal bytes mean equal futures;
-the converse holds as far as the runtime keeps its data in one shape, and where it does not, a state is
-only stored twice.
+order in which tasks became ready or began to wait for a lock, since every order is explored.  So equal
+bytes mean equal futures; the converse holds as far as the runtime keeps its data in one shape, and
+where it does not, a state is only stored twice.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class Codec:
 
     def thaw(self, state: bytes) -> Any:
         """A run that goes on from a state, of the class that was frozen."""
-        global _constants  # noqa: PLW0603 -- pickle calls functions by their name only
+        global _constants
         _constants = self.constants
-        return pickle.loads(state)  # noqa: S301 -- bytes that this process has made
+        return pickle.loads(state)
 
     @staticmethod
     def key(state: bytes) -> bytes:

@@ -150,7 +150,8 @@ def test_bounds_are_kept_and_said() -> None:
 
 
 def test_an_interrupted_search_is_partial() -> None:
-    explorer = Explorer(plan_of(PHILOSOPHERS.replace("process one {", "process one { repeat 300 { flush pv1 }")), "main")
+    busy = PHILOSOPHERS.replace("process one {", "process one { repeat 300 { flush pv1 }")
+    explorer = Explorer(plan_of(busy), "main")
 
     def interrupt(_progress: object) -> bool:
         raise KeyboardInterrupt
