@@ -19,7 +19,7 @@ from dmspec.verify.steps import Played
 from .drawn import sequence
 from .shrink import shrink
 
-SEQUENCES = int(os.environ.get("DMSPEC_SEQUENCES", "5"))
+SEQUENCES = int(os.environ.get("DMSPEC_SEQUENCES", "4"))
 FIRST_SEED = os.environ.get("DMSPEC_FIRST_SEED")
 
 
