@@ -233,12 +233,19 @@ def test_a_mount_that_ends_leaves_no_filesystem_frozen(mount: Mount, tmp_path: P
 
 @pytest.mark.requires("root", "loop", "mount", "umount")
 def test_a_killed_server_leaves_no_filesystem_frozen(mount: Mount, tmp_path: Path) -> None:
+    """The child that froze it thaws it soon after; a frozen filesystem could not be unmounted."""
     stack = mount(VOLUME)
     run("mkfs.ext4", "-q", "-F", stack.device("vol"))
-    with looped(stack.device("vol"), tmp_path / "fs"):
+    filesystem = tmp_path / "fs"
+    filesystem.mkdir()
+    run("mount", "-o", "loop", stack.device("vol"), filesystem)
+    try:
         stack.ok("suspend vol")
         stack.kill()
         stack.gone()
+    finally:
+        until(lambda: subprocess.run(["umount", filesystem], check=False, capture_output=True).returncode == 0,
+              "the filesystem to be thawed and unmounted")
 
 
 def source_of(where: Path) -> str:
