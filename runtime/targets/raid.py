@@ -77,7 +77,7 @@ class RaidLeg:
 
 
 class Raid(Target):
-    """``recovery_cp``: how far the array is in sync; ``completed``: how far the last or present action has come.
+    """``recovery_cp``: how far the array is in sync; ``completed``: how far the present action has come.
 
     ``stopped`` is set from the suspend to the resume and before the first one, ``frozen`` by a message.
     ``wanted`` is an action that somebody asked for; ``gave_up``: no leg could be read, so no resync is begun.

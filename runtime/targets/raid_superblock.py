@@ -172,4 +172,8 @@ class WriteIntent:
         """The bitmap as it is to be on disk."""
         header = BITMAP_HEADER.pack(BITMAP_MAGIC, BITMAP_VERSION, bytes(16), events, events, self.sectors, 0,
                                     self.region_sectors * SECTOR_BYTES, daemon_sleep_s, write_behind, 0, 0)
-        return (header.ljust(BITS_OFFSET, b"\0") + self.shown.raw()).ljust(self.disk_sectors * SECTOR_BYTES, b"\0")
+        used = (self.count + 7) // 8
+        bits = int.from_bytes(self.shown.raw()[:used], "little") | ((1 << 8 * used) - (1 << self.count))
+        written = header.ljust(BITS_OFFSET, b"\0") + bits.to_bytes(used, "little")
+        to_sector = -(-len(written) // SECTOR_BYTES) * SECTOR_BYTES
+        return written.ljust(to_sector, b"\xff").ljust(self.disk_sectors * SECTOR_BYTES, b"\0")

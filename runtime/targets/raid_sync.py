@@ -216,6 +216,8 @@ class SyncPass(Frame):
         raid = self.raid
         raid.stack.log("info", f"md: mdX: {WORDS[raid.action]} {how}.")
         raid.action = ""
+        if how == "done":
+            raid.completed = 0
         self.window = range(0)
         self.bios = []
         raid.clean_wanted = True

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,6 +32,7 @@ MASKED: Final = {
     b"DmRd": (16, 24),
     b"bitm": (24, 40),
 }
+BITMAP_SIZES: Final = struct.Struct("<QII")
 _ERRORS: Final = {os.strerror(number): errno_name(number) for number in errno.errorcode}
 
 
@@ -215,9 +217,15 @@ class Comparison:
 
 def _masked(data: bytes, at: int) -> bytes:
     """A sector without what is not compared in it."""
-    sector = data[at:at + SECTOR_BYTES]
-    first, end = MASKED.get(sector[:4], (0, 0))
-    return sector[:first] + sector[end:]
+    sector = bytearray(data[at:at + SECTOR_BYTES])
+    first, end = MASKED.get(bytes(sector[:4]), (0, 0))
+    sector[first:end] = bytes(end - first)
+    if sector.startswith(b"bitm"):
+        # md clears the marks of regions by a timer (daemon_sleep, 5 s), so which are left depends on when one looks.
+        array_sectors, _state, region_bytes = BITMAP_SIZES.unpack_from(sector, 40)
+        regions = -(-array_sectors * SECTOR_BYTES // max(region_bytes, 1))
+        sector[256:256 + -(-regions // 8)] = bytes(min(-(-regions // 8), SECTOR_BYTES - 256))
+    return bytes(sector)
 
 
 def _unlike(kernel: bytes, ours: bytes) -> tuple[str, str]:
