@@ -34,6 +34,10 @@ scenario main "two locks in two orders" {
 """
 
 
+class TooManyRunsError(Exception):
+    """The program is too large for brute force."""
+
+
 def plan_of(text: str) -> Plan:
     """Compile a spec; two blanks stand for a new line, to keep the specs in here short."""
     compiled = compile_text(text.replace("  ", "\n"), "spec")
@@ -66,7 +70,7 @@ def brute_force(plan: Plan, most: int = 40_000) -> tuple[set[bytes], dict[str, i
             clear(run)
             ends.add(codec.key(codec.freeze(run)))
         todo += [[*path, move] for move in moves]
-    raise AssertionError("the program is too large for brute force")
+    raise TooManyRunsError
 
 
 def note(run: ExploredRun, length: int, shortest: dict[str, int]) -> None:
@@ -108,19 +112,21 @@ def statement(draw: random.Random, depth: int) -> str:
     return f"suspend {device}" if kind == "suspend" else f"write {device} at=0 size=512"
 
 
-@pytest.mark.parametrize("text", list(programs(30)))
-def test_brute_force_finds_the_same(text: str) -> None:
-    plan = plan_of(text)
-    try:
-        _ends, shortest = brute_force(plan, most=1_500)
-    except AssertionError:
-        shortest = {}
-        explorer = Explorer(plan, "main")
-        assert explorer.run().complete
-        return
-    found = Explorer(plan, "main").run()
-    assert found.complete
-    assert {name: len(one.path) for name, one in found.findings.items()} == shortest
+def test_brute_force_finds_the_same() -> None:
+    """Some programs have too many runs for brute force; most must not, or this would show little."""
+    compared = violated = 0
+    for text in programs(30):
+        plan = plan_of(text)
+        found = Explorer(plan, "main").run()
+        assert found.complete, text
+        try:
+            _ends, shortest = brute_force(plan, most=1_500)
+        except TooManyRunsError:
+            continue
+        assert {name: len(one.path) for name, one in found.findings.items()} == shortest, text
+        compared += 1
+        violated += bool(shortest)
+    assert (compared >= 20, violated >= 15) == (True, True), (compared, violated)
 
 
 def test_the_counterexample_is_the_shortest_and_replays() -> None:
