@@ -186,6 +186,7 @@ class Work(Task):
     def __init__(self, engine: Engine, name: str, body: Frame) -> None:
         super().__init__(engine, name)
         self.body = body
+        self.body.at, self.body.result = "start", None
         self.busy = False
         self.pending = False
         self.again = False
@@ -198,7 +199,6 @@ class Work(Task):
             self.again = not self.pending
             return
         self.busy = self.pending = True
-        self.body.at = "start"
         self.start(self.body)
 
     def step(self) -> None:
@@ -206,7 +206,10 @@ class Work(Task):
         super().step()
 
     def finish(self) -> None:
+        """What it came to is nobody's: an idle item has one state, whatever it did last."""
         self.busy = self.pending = False
+        self.value = self.body.result = None
+        self.body.at = "start"
         if self.again:
             self.again = False
             self.queue()

@@ -1,5 +1,8 @@
 """The search itself: every state that can be reached, breadth first, so the first violation is the shortest.
 
+A quick look comes first (:mod:`.quick`): most violations are known within half a second.  The search then proves what
+is the shortest way to each, finds what the quick look has missed, and shows by exhausting the space what holds.
+
 The frontier and the store of seen states stand behind :class:`Store`, whose keys are stable, so that
 other stores (on disk, or sharded over machines by key) can take the place of :class:`MemoryStore`.
 """
@@ -21,6 +24,7 @@ from ..registry import TARGETS
 from ..runner import NO_DEADLOCK, Watching, all_checks, scenario_of
 from ..sim import SimEngine
 from .moves import ExploredRun, Move, interrupts, make, mover, moves_of
+from .quick import Quick
 from .state import Codec
 
 PROGRESS_STATES: Final = 500
@@ -81,23 +85,32 @@ class MemoryStore:
 
 @dataclass
 class Finding:
-    """A check violated, with the shortest way there; ``states`` had been seen by then."""
+    """A check violated, with the shortest way there so far; ``states`` had been stored by then.
+
+    ``shortest``: no way is shorter, since the search has looked at all that is nearer.
+    """
 
     check: str
     text: str
     path: list[Move]
     states: int
+    shortest: bool = False
 
 
 @dataclass
 class Progress:
-    """How far the search is."""
+    """How far the search is.
+
+    ``states`` were stored, ``transitions`` made; ``depth`` is how many moves away what is looked at is; ``ends``
+    counts states at rest, and ``quick_steps`` the steps of the quick look.
+    """
 
     states: int = 0
     transitions: int = 0
     depth: int = 0
     frontier: int = 0
     ends: int = 0
+    quick_steps: int = 0
 
 
 @dataclass
@@ -165,17 +178,22 @@ class Explorer:
     ``most_states`` bounds the search, ``keep_going`` is asked now and then and ends it when it
     answers ``False`` (Ctrl-C, a time limit); both leave a result that says it is partial.
     ``preemptions`` restricts it to runs with at most so many interruptions of a task that could go on.
+    ``quick`` has it take a quick look first; with ``stop_when_all_found`` it ends when every check has been violated
+    and, where violations are expected, when these are.
     """
 
     def __init__(self, plan: plans.Plan, scenario_name: str, *, most_states: int | None = None,
-                 preemptions: int | None = None, stop_when_all_found: bool = False,
+                 preemptions: int | None = None, stop_when_all_found: bool = False, quick: bool = False,
                  store: Store | None = None) -> None:
         self.plan = plan
         self.scenario = scenario_of(plan, scenario_name)
         self.most_states = most_states
         self.preemptions = preemptions
-        self.wanted = {check.name for check in all_checks(self.scenario) if check.mode != "sometimes"} - {EXPECTATION} \
-            if stop_when_all_found else set()
+        self.quick = quick and preemptions is None
+        self.wanted: set[str] = set()
+        if stop_when_all_found:
+            self.wanted = set(self.scenario.violations) or \
+                {check.name for check in all_checks(self.scenario) if check.mode != "sometimes"} - {EXPECTATION}
         self.graph = Graph()
         self.store: Store = store if store is not None else MemoryStore()
         self.codec = Codec(
@@ -192,21 +210,22 @@ class Explorer:
 
     def run(self, keep_going: Callable[[Progress], bool] = lambda _progress: True) -> Exploration:
         """Look at every state."""
+        self.look_quickly()
         first = self.begin()
         self._judge(first, None)
         state = self.codec.freeze(first)
         self.store.add(self.codec.key(state), state, None, None)
         level = 1
-        while (item := self.store.next()) is not None:
+        while self._may_go_on(keep_going) and (item := self.store.next()) is not None:
             self._expand(*item)
             level -= 1
             if not level:
                 level = self.store.waiting
                 self.progress.depth += bool(level)
-            if not self._may_go_on(keep_going):
-                break
+                self._prove(self.progress.depth)
         self.progress.states = len(self.store)
         if self.result.complete:
+            self._prove(None)
             self._partial_deadlock()
         return self.result
 
@@ -219,6 +238,23 @@ class Explorer:
             self.progress.states = len(self.store)
             return self.result
 
+    def look_quickly(self) -> None:
+        """Find by drawing what can be found so; the search begins with that."""
+        if not self.quick:
+            return
+        quick = Quick(self)
+        quick.look()
+        self.progress.quick_steps = quick.steps
+        for check, (text, path) in quick.found.items():
+            self.result.findings[check] = Finding(check, text, path, 0)
+        self.result.reached = dict.fromkeys(sorted(quick.reached), True)
+
+    def _prove(self, distance: int | None) -> None:
+        """Everything nearer than that has been looked at (``None``: everything)."""
+        for finding in self.result.findings.values():
+            if distance is None or len(finding.path) <= distance:
+                finding.shortest = True
+
     def _partial_deadlock(self) -> None:
         """A process that can never move again, though others always can."""
         if NO_DEADLOCK not in {check.name for check in all_checks(self.scenario)} or \
@@ -228,7 +264,8 @@ class Explorer:
             key = self.graph.stuck(name)
             if key is not None:
                 text = f"{name} can never move again, while others go on for ever"
-                self.result.findings[NO_DEADLOCK] = Finding(NO_DEADLOCK, text, self.store.path(key), len(self.store))
+                self.result.findings[NO_DEADLOCK] = Finding(NO_DEADLOCK, text, self.store.path(key), len(self.store),
+                                                            shortest=True)
                 return
 
     def _may_go_on(self, keep_going: Callable[[Progress], bool]) -> bool:
@@ -236,7 +273,7 @@ class Explorer:
         progress.states = len(self.store)
         progress.frontier = self.store.waiting
         if self.wanted and self.wanted <= set(self.result.findings):
-            self.result.complete, self.result.stopped = False, "every check has been violated"
+            self.result.complete, self.result.stopped = False, "what was wanted has been found"
             return False
         if self.most_states is not None and progress.states >= self.most_states and progress.frontier:
             self.result.complete, self.result.stopped = False, f"the bound of {self.most_states} states"
@@ -282,13 +319,20 @@ class Explorer:
         """Note violations and what was reached; then forget them, so that the search goes on behind."""
         for watching in run.watching:
             name = watching.check.name
-            if watching.text and name not in self.result.findings:
-                path = (self.store.path(parent) if parent is not None else []) + ([move] if move else [])
-                self.result.findings[name] = Finding(name, watching.text, path, len(self.store))
+            if watching.text:
+                self._found(name, watching.text, parent, move)
             if watching.reached and watching.check.mode == "sometimes":
                 self.result.reached[name] = True
             _forget(watching)
         run.world.violations.clear()
+
+    def _found(self, check: str, text: str, parent: bytes | None, move: Move | None) -> None:
+        """The first way that the search comes upon is a shortest one, but it may be no shorter than what is known."""
+        known = self.result.findings.get(check)
+        if known is not None and (known.shortest or len(known.path) <= self.progress.depth + bool(move)):
+            return
+        path = (self.store.path(parent) if parent is not None else []) + ([move] if move else [])
+        self.result.findings[check] = Finding(check, text, path, len(self.store), shortest=True)
 
 
 def _forget(watching: Watching) -> None:

@@ -10,6 +10,7 @@ where it does not, a state is only stored twice.
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import io
 import pickle
@@ -25,7 +26,7 @@ from ..plan import Check, Fault, Instr, Plan, Process, Scenario
 from ..runner import Running
 from ..signature import Signature
 from ..sim import FirstChooser
-from ..task import Task
+from ..task import Latch, Task, Wait
 
 KEY_BYTES: Final = 16
 
@@ -48,6 +49,7 @@ class Codec:
         self.index: dict[int, int] = {}
         self.table: dict[type, Callable[[Any], Any]] = dict.fromkeys(
             (Plan, Process, Instr, Scenario, Fault, Check, Era, MappingProxyType, Signature), self._constant)
+        self.table |= {Latch: _latch, Wait: _wait, deque: _deque}
 
     def _constant(self, value: Any) -> Any:
         at = self.index.get(id(value))
@@ -100,6 +102,23 @@ class Codec:
 
 def _look_up(at: int) -> Any:
     return _constants[at]
+
+
+# There are many of these, mostly empty, and pickle's own way with them is slow.
+
+
+def _latch(latch: Latch) -> Any:
+    if not latch.waiters:
+        return Latch, (latch.name,)
+    return copyreg.__newobj__, (Latch,), (None, {"name": latch.name, "waiters": latch.waiters})  # type: ignore[attr-defined]
+
+
+def _wait(wait: Wait) -> Any:
+    return Wait, (wait.latch, wait.why)
+
+
+def _deque(items: deque[Any]) -> Any:
+    return (deque, (), None, iter(items)) if items else (deque, ())
 
 
 def in_order(tasks: Iterable[Task]) -> list[Task]:
