@@ -64,6 +64,9 @@ class SparseMemory:
     def flush(self) -> None:
         return None
 
+    def harden(self, offset: int, length: int) -> None:
+        return None
+
     def close(self) -> None:
         self.pages.clear()
 
@@ -109,6 +112,9 @@ class Overlay:
     def flush(self) -> None:
         return None
 
+    def harden(self, offset: int, length: int) -> None:
+        return None
+
     def close(self) -> None:
         self.pages.clear()
 
@@ -141,6 +147,9 @@ class FileBacking:
     def flush(self) -> None:
         if self.durable:
             os.fdatasync(self.fd)
+
+    def harden(self, offset: int, length: int) -> None:
+        self.flush()
 
     def close(self) -> None:
         os.close(self.fd)

@@ -26,7 +26,11 @@ class Peek:
     """A copy of the world to read from; ``healed``: its disks answer whatever is wrong with them."""
 
     def __init__(self, world: World, *, healed: bool = False) -> None:
-        self.world = copy.deepcopy(world)
+        watches, world.io_watches = world.io_watches, []
+        try:
+            self.world = copy.deepcopy(world)
+        finally:
+            world.io_watches = watches
         self.world.halted = True
         assert isinstance(self.world.engine, SimEngine)
         self.engine = self.world.engine

@@ -105,7 +105,6 @@ class Emulated:
             layer = next(one for one in self.layers if one.disk.name == step.args["disk"])
             layer.strike(step)
         perform = OPERATIONS[step.op].perform
-        assert perform is not None, step.op
         return perform(process, step.args)
 
     def _ask_for_discard(self, device: BlockDevice) -> None:
