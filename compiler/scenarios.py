@@ -268,7 +268,7 @@ class Scenarios:
             name = word.text
             if name in self.context.names.processes:
                 values = Binder(self.evaluator, f"process `{name}`", signature(), self.scope).bind(own, word.span)
-                parts.append({"operation": RUN, "args": {"process": name}})
+                parts.append({"operation": RUN, "args": {"process": name}, "drawn": []})
                 continue
             name = PROPERTY_WORDS.get(name, name)
             if name not in statement_operations():
@@ -280,7 +280,9 @@ class Scenarios:
             values = Binder(self.evaluator, f"`{name}`", found, self.scope).bind(own, word.span)
             if values is None:
                 return []
-            parts.append({"operation": name, "args": values})
+            given = {arg.key.text for arg in own if arg.key is not None}
+            drawn = [param.key for param in found if param.name in ("at", "size") and param.name not in given]
+            parts.append({"operation": name, "args": values, "drawn": drawn})
         if most is UNUSABLE:
             return []
         joined = "+".join(word.text for word in words)

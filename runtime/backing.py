@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from .errors import StoreError
 from .units import SECTOR_BYTES
@@ -26,6 +26,9 @@ class SparseMemory:
 
     def __init__(self, pages: dict[int, bytes] | None = None) -> None:
         self.pages: dict[int, bytes] = pages if pages is not None else {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseMemory:
+        return SparseMemory(dict(self.pages))
 
     def read(self, offset: int, buffer: memoryview) -> None:
         position = 0

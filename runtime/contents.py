@@ -1,5 +1,6 @@
 """What devices hold, for checks: read on a copy of the world, so that a check changes nothing.
 
+Only a world that nobody will run any more (``over``) is read itself, which is a good deal quicker.
 In the copy processes stop before their next operation; what is under way goes on, as far as a read needs it.
 """
 
@@ -26,11 +27,7 @@ class Peek:
     """A copy of the world to read from; ``healed``: its disks answer whatever is wrong with them."""
 
     def __init__(self, world: World, *, healed: bool = False) -> None:
-        watches, world.io_watches = world.io_watches, []
-        try:
-            self.world = copy.deepcopy(world)
-        finally:
-            world.io_watches = watches
+        self.world = world if world.over else _copy_to_read(world)
         self.world.halted = True
         assert isinstance(self.world.engine, SimEngine)
         self.engine = self.world.engine
@@ -58,8 +55,20 @@ class Peek:
         return self.world.stack.devices.get(name) or self.world.stack.disks.get(name)
 
 
+def _copy_to_read(world: World) -> World:
+    """A copy without the history, which no read needs."""
+    watches, writes, lines = world.io_watches, world.writes, world.stack.log_lines
+    world.io_watches, world.writes, world.stack.log_lines = [], [], []
+    try:
+        return copy.deepcopy(world)
+    finally:
+        world.io_watches, world.writes, world.stack.log_lines = watches, writes, lines
+
+
 def whole(world: World, name: str) -> SparseMemory | int:
     """All that a device holds, or a negative errno."""
+    if not world.order and name in world.at_first:
+        return world.at_first[name]
     peek = Peek(world)
     device = peek.device(name)
     if device is None:

@@ -162,10 +162,10 @@ class Scenario:
 class Property:
     """What ``dmspec test`` will draw.
 
-    An operation's ``args`` are ``parts``, what it does in turn, each with its ``operation`` and
-    ``args``, and ``most``, how often it may be drawn (null: any number of times).  A disk can be
-    ``any-leg`` in there, one of those that mirrors lie on; an operation :data:`RUN` is a whole process.
-    What an operation leaves open (where to write, how much) is drawn as well.
+    An operation's ``args`` are ``parts``, what it does in turn, each with its ``operation``,
+    ``args`` and which of them are ``drawn`` as well (where to write, how much), and ``most``, how often it
+    may be drawn (null: any number of times).  A disk can be ``any-leg`` in there, one of those that mirrors
+    lie on; an operation :data:`RUN` is a whole process.
     """
 
     name: str

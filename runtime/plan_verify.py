@@ -192,8 +192,10 @@ def _verify_property(one: Property, names: _Names) -> None:
         if set(instr.args) != {"parts", "most"} or not (most is None or is_count(most)):
             raise PlanError(f"{where}: an operation has parts and a bound")
         whole = isinstance(parts, list) and parts and all(
-            isinstance(part, dict) and set(part) == {"operation", "args"}
-            and isinstance(part["operation"], str) and isinstance(part["args"], dict) for part in parts)
+            isinstance(part, dict) and set(part) == {"operation", "args", "drawn"}
+            and isinstance(part["operation"], str) and isinstance(part["args"], dict)
+            and isinstance(part["drawn"], list) and all(isinstance(name, str) for name in part["drawn"])
+            for part in parts)
         if not whole:
             raise PlanError(f"{where}: {instr.op} has no parts")
         for part in parts or []:

@@ -251,8 +251,9 @@ class Running:
         elif not one.text and (one.check.mode == "always" or (last and one.check.mode == "finally")):
             one.text = text
 
-    def come_to_rest(self) -> None:
-        """Ask every check once more, now that nothing moves."""
+    def come_to_rest(self, *, over: bool = False) -> None:
+        """Ask every check once more, now that nothing moves; ``over``: the world is not needed afterwards."""
+        self.world.over = over
         for one in self.watching:
             self._found(one, one.watch.at_rest(self.world), last=True)
 

@@ -7,7 +7,7 @@ first ones are durable, the last ones are what a read sees.  A power cut takes, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from .backing import PAGE_BYTES, SparseMemory
 from .units import SECTOR_BYTES
@@ -24,6 +24,12 @@ class VolatileMemory(SparseMemory):
     def __init__(self) -> None:
         super().__init__()
         self.unflushed: dict[int, list[bytes]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VolatileMemory:
+        copied = VolatileMemory()
+        copied.pages = dict(self.pages)
+        copied.unflushed = {page: list(contents) for page, contents in self.unflushed.items()}
+        return copied
 
     def write(self, offset: int, buffer: memoryview) -> None:
         if not len(buffer):
@@ -59,8 +65,7 @@ class VolatileMemory(SparseMemory):
 
         ``pages``: each page is as it was at one time; ``sectors``: each sector, so that a page may be torn.
         """
-        changed = {page: found for page, found in sorted(self.unflushed.items())
-                   if any(one != found[0] for one in found)}
+        changed = self.changed()
         self.unflushed.clear()
         if not changed:
             return "nothing was unflushed"
@@ -83,6 +88,17 @@ class VolatileMemory(SparseMemory):
             else:
                 self.pages[page] = left
         return f"of {kept + lost} unflushed 4KiB pages {kept} are as they were last, {lost} are not"
+
+    def changed(self) -> dict[int, list[bytes]]:
+        """The pages that a power cut may change back, with their contents, oldest first."""
+        return {page: found for page, found in sorted(self.unflushed.items())
+                if any(one != found[0] for one in found)}
+
+    def leave(self, pages: dict[int, bytes]) -> None:
+        """Of what is not flushed only these pages are there; what is there now is durable."""
+        for page, contents in self.unflushed.items():
+            self.pages[page] = pages.get(page, contents[0])
+        self.unflushed.clear()
 
     @staticmethod
     def _torn(contents: list[bytes], choose: Callable[[int], int]) -> bytes:

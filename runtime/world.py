@@ -26,6 +26,7 @@ from dmspec.runtime.task import Latch, Mutex, Task
 from dmspec.runtime.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
+    from dmspec.runtime.backing import SparseMemory
     from dmspec.runtime.plan import Plan
     from dmspec.runtime.task import Engine
 
@@ -108,7 +109,11 @@ class Place:
 
 
 class World:
-    """See the module.  ``processes`` are those that the scenario runs, in its order."""
+    """See the module.  ``processes`` are those that the scenario runs, in its order.
+
+    ``faulty``: something has gone wrong with a disk.  ``at_first``: what devices hold before anybody does
+    anything, where that is known; it is not changed.
+    """
 
     def __init__(self, plan: Plan, engine: Engine, stack: Stack) -> None:
         self.plan = plan
@@ -134,6 +139,8 @@ class World:
         self.io_watches: list[IoWatch] = []
         self.faulty = False
         self.boots = 1
+        self.over = False
+        self.at_first: dict[str, SparseMemory] = {}
 
     def _adopt(self, stack: Stack) -> None:
         self.stack = stack
@@ -277,7 +284,7 @@ class World:
         return " ".join(names.get(word, word) for word in line.split(" "))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> World:
-        shared: list[Any] = [self.plan, self.stack.target_types, self.stack.era]
+        shared: list[Any] = [self.plan, self.at_first, self.stack.target_types, self.stack.era]
         for process in self.plan.processes:
             shared += [process, process.code]
         for one in shared:
