@@ -373,7 +373,7 @@ class Property:
 
     name: Word
     title: str
-    lines: tuple[On | Operations | Check | Kernel, ...]
+    lines: tuple[On | Run | Operations | Check | Kernel, ...]
     span: Span
 
 

@@ -195,6 +195,7 @@ class Scenarios:
 
     def _property(self, one: ast.Property) -> None:
         on: list[str] = []
+        runs: dict[str, Span] = {}
         checks: list[Check] = []
         given = [line for line in one.lines if isinstance(line, ast.Operations)]
         for line in one.lines:
@@ -202,6 +203,8 @@ class Scenarios:
                 on += [name.text for name in line.names]
                 for name in line.names:
                     self.evaluator.refer(name.text, Kind.TARGETABLE, name.span, self.scope)
+            elif isinstance(line, ast.Run):
+                self._run(line, runs)
             elif isinstance(line, ast.Check):
                 checks += self._check(line)
         kernel = self.kernel([line for line in one.lines if isinstance(line, ast.Kernel)])
@@ -217,7 +220,8 @@ class Scenarios:
         operations = self._drawn(given[0].block)
         self.evaluator.any_leg = False
         self.model.properties.append(Property(
-            one.name.text, one.title, on, operations, least, most, checks, kernel, one.span.line))
+            one.name.text, one.title, on, operations, least, most, checks, kernel, list(runs),
+            one.span.line))
 
     def _bounds(self, one: ast.Operations) -> tuple[int, int]:
         bounds = []

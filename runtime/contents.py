@@ -95,9 +95,9 @@ def of_memory(memory: SparseMemory, offset: int, length: int) -> bytes:
     return bytes(buffer)
 
 
-def first_difference(areas: list[tuple[BlockDevice, int, int]], peek: Peek | None,
-                     ) -> tuple[str, int, bytes, str, int, bytes] | None:
-    """Where areas that should be equal differ first: twice a device, a sector and what it holds.
+def differences(areas: list[tuple[BlockDevice, int, int]], peek: Peek | None,
+                ) -> Iterator[tuple[str, int, bytes, str, int, bytes]]:
+    """Where areas that should be equal differ: twice a device, a sector and what it holds.
 
     What disks hold is looked at directly, beneath whatever is wrong with them; other devices are read
     in ``peek``, whose devices the areas then are.
@@ -109,12 +109,11 @@ def first_difference(areas: list[tuple[BlockDevice, int, int]], peek: Peek | Non
             other = _piece(device, start * SECTOR_BYTES + at, length, peek)
             if first is None or other is None or first == other:
                 continue
-            step = next(step for step in range(0, length, SECTOR_BYTES)
-                        if first[step:step + SECTOR_BYTES] != other[step:step + SECTOR_BYTES])
-            sector = (at + step) // SECTOR_BYTES
-            return (first_device.name, first_start + sector, first[step:step + SECTOR_BYTES],
-                    device.name, start + sector, other[step:step + SECTOR_BYTES])
-    return None
+            for step in range(0, length, SECTOR_BYTES):
+                one, two = first[step:step + SECTOR_BYTES], other[step:step + SECTOR_BYTES]
+                sector = (at + step) // SECTOR_BYTES
+                if one != two:
+                    yield first_device.name, first_start + sector, one, device.name, start + sector, two
 
 
 def _piece(device: BlockDevice, offset: int, length: int, peek: Peek | None) -> bytes | None:

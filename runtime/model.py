@@ -45,15 +45,19 @@ class Version:
 
 
 class Write:
-    """A write or discard under way: the versions that it adds."""
+    """A write or discard under way: the versions that it adds.
 
-    __slots__ = ("added", "began", "fua", "volume")
+    ``parts`` are the sectors that it changes in part: where in the sector, and to what.
+    """
+
+    __slots__ = ("added", "began", "fua", "parts", "volume")
 
     def __init__(self, volume: Volume, began: int, fua: bool) -> None:
         self.volume = volume
         self.began = began
         self.fua = fua
         self.added: list[tuple[int, list[Version]]] = []
+        self.parts: dict[int, tuple[int, bytes]] = {}
 
 
 class Read:
@@ -130,12 +134,11 @@ class Volume:
         for sector in range(offset // SECTOR, -(-end // SECTOR)):
             start = sector * SECTOR
             if start >= offset and start + SECTOR <= end:
-                values: Iterable[bytes] = (data[start - offset:start - offset + SECTOR],)
+                self._add(write, sector, (data[start - offset:start - offset + SECTOR],))
             else:
                 low, high = max(start, offset), min(start + SECTOR, end)
-                part = data[low - offset:high - offset]
-                values = sorted({old[:low - start] + part + old[high - start:] for old in self.readable(sector)})
-            self._add(write, sector, values)
+                write.parts[sector] = low - start, data[low - offset:high - offset]
+                self._add(write, sector, sorted(_laid_over(write.parts[sector], self.readable(sector))))
         return write
 
     def begin_discard(self, first: int, sectors: int) -> Write:
@@ -160,6 +163,11 @@ class Volume:
         for snapshot in self.snapshots:
             if snapshot.being_taken:
                 snapshot.inherit(sector, added)
+        for other in self.writes:
+            if other is not write and sector in other.parts:
+                more = _laid_over(other.parts[sector], values) - self.readable(sector)
+                if more:
+                    self._add(other, sector, sorted(more))
 
     def acknowledged(self, write: Write) -> None:
         """A write has succeeded: what had ended before it began is overwritten."""
@@ -284,6 +292,12 @@ class Volume:
                 return read.first + at, said, legal
         return None
 
+    def answers_too(self, read: Read) -> None:
+        """A read under way may get what this volume holds: its device shows this volume now."""
+        for at, legal in enumerate(read.legal):
+            legal.update(self.readable(read.first + at))
+        self.reads.append(read)
+
     def forget(self, read: Read) -> None:
         """A read has failed, or its answer does not matter."""
         if read in self.reads:
@@ -300,3 +314,9 @@ class Volume:
             if said not in legal:
                 return first + at, said, legal
         return None
+
+
+def _laid_over(part: tuple[int, bytes], old: Iterable[bytes]) -> set[bytes]:
+    """What a sector may hold after a part of it has been written."""
+    at, data = part
+    return {one[:at] + data + one[at + len(data):] for one in old}

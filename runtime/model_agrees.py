@@ -31,13 +31,17 @@ _ENTRY_BYTES: Final = 16
 
 
 class Taken:
-    """A snapshot: its volume, and how many chunks of its COW device may be in use."""
+    """A snapshot: its volume, and how many chunks of its COW device may be in use.
+
+    ``merging``: a merge has taken its exceptions over, so the snapshot device itself answers with errors.
+    """
 
     def __init__(self, volume: Volume, chunk_bytes: int, room: int, *, persistent: bool) -> None:
         self.volume = volume
         self.chunk_bytes = chunk_bytes
         self.room = room
         self.persistent = persistent
+        self.merging = False
         self.chunks: set[int] = set()
 
     def touch(self, offset: int, length: int) -> None:
@@ -131,6 +135,7 @@ class ModelAgrees(Watch):
         elif kind == "snapshot-merge":
             taken = self.taken.get(words[1]) or self._take(table, words[0], words[1], words[2])
             taken.volume.being_taken = False
+            taken.merging = True
             self._is(md.name, taken.volume)
         elif kind == "linear" and isinstance(below[words[0]], MappedDevice) and words[1] == "0" \
                 and below[words[0]].sectors == table.sectors:
@@ -144,7 +149,7 @@ class ModelAgrees(Watch):
             self.volume(md.name)
 
     def _is(self, name: str, volume: Volume) -> None:
-        """A device shows this volume from now on; writes to it that are under way go there."""
+        """A device shows this volume from now on; what is under way to it goes there."""
         old = self.volumes.get(name)
         self.volumes[name] = volume
         if old is None or old is volume:
@@ -152,6 +157,8 @@ class ModelAgrees(Watch):
         for write in list(old.writes):
             for sector, added in write.added:
                 volume.inherit(sector, added)
+        for read in old.reads:
+            volume.answers_too(read)
 
     # What happens (IoWatch)
 
@@ -192,12 +199,17 @@ class ModelAgrees(Watch):
             return
         name, offset, reading = read
         if data is None:
-            reading.volume.forget(reading)
+            self._forget(reading)
             self._explain(name, status, f"a read of {name}", offset)
             return
+        self._forget(reading)
         found = reading.volume.answered(reading, offset, data)
         if found is not None:
             self._say(name, found, "a read of sector", "answers")
+
+    def _forget(self, reading: Read) -> None:
+        for volume in self._all():
+            volume.forget(reading)
 
     def flush_begins(self, device: BlockDevice) -> Flush | None:
         return None if isinstance(device, Disk) else self.volume(device.name).begin_flush()
@@ -259,6 +271,9 @@ class ModelAgrees(Watch):
         if self.wrong or world.faulty or status != errno.EIO or md is None:
             return
         if end > md.sectors * SECTOR_BYTES or any(one.may_be_full for one in self.taken.values()):
+            return
+        if md.live is not None and md.live.types == ["snapshot"] and any(
+                one.merging and one.volume is self.volumes.get(name) for one in self.taken.values()):
             return
         tables = [one.live for one in (md, *_beneath(md)) if isinstance(one, MappedDevice)]
         if any(table is None or any(kind in _FAILING for kind in table.types) for table in tables):

@@ -165,7 +165,7 @@ class Property:
     An operation's ``args`` are ``parts``, what it does in turn, each with its ``operation``,
     ``args`` and which of them are ``drawn`` as well (where to write, how much), and ``most``, how often it
     may be drawn (null: any number of times).  A disk can be ``any-leg`` in there, one of those that mirrors
-    lie on; an operation :data:`RUN` is a whole process.
+    lie on; an operation :data:`RUN` is a whole process.  The processes of ``run`` run beside what is drawn.
     """
 
     name: str
@@ -176,6 +176,7 @@ class Property:
     most: int = 40
     checks: list[Check] = field(default_factory=list)
     kernel: str = ""
+    run: list[str] = field(default_factory=list)
     line: int = 0
 
 

@@ -185,6 +185,9 @@ def _verify_checks(checks: list[Check], where: str) -> None:
 def _verify_property(one: Property, names: _Names) -> None:
     where = f"property {one.name}"
     _verify_checks(one.checks, where)
+    for name in one.run:
+        if name not in names.processes:
+            raise PlanError(f"{where}: no process {name!r}")
     if not 0 <= one.least <= one.most:
         raise PlanError(f"{where}: from {one.least} to {one.most} operations")
     for instr in one.operations:

@@ -44,16 +44,18 @@ def as_spec(subject: Subject, found: Counterexample, declared: Iterable[ast.Decl
     """The spec.  ``note`` is a comment for its first line."""
     failed = _failing(subject, found)
     lines = [f"# {line}" for line in note.splitlines()]
-    lines += _declared(list(declared), _called(found.program)) or _written(subject.plan)
+    declared = list(declared)
+    lines += _declared(declared, _called(found.program), subject.law.run) or _written(subject.plan)
     lines.append("")
     for lane, name in enumerate(subject.lanes):
         parts = [part for step in found.program.steps if step.lane == lane for part in step.parts]
         if parts:
-            lines += _process(name, [_statement(part, part.words() in failed.get(name, ())) for part in parts])
+            lines += _process(name, [
+                _statement(part, subject.tolerates(part) and part.words() in failed.get(name, ())) for part in parts])
     law = subject.law
     lanes = [name for lane, name in enumerate(subject.lanes) if any(one.lane == lane for one in found.program.steps)]
     title = f' "{law.title}"' if law.title else ""
-    lines += ["", f"scenario {law.name}{title} {{", f"    run {' '.join(lanes)}"]
+    lines += ["", f"scenario {law.name}{title} {{", f"    run {' '.join([*lanes, *law.run])}"]
     if law.kernel:
         lines.append(f"    kernel {law.kernel}")
     for at in range(0, len(found.schedule), _PER_LINE):
@@ -84,13 +86,15 @@ def _called(program: Program) -> set[str]:
     return {part.args["process"] for step in program.steps for part in step.parts if part.name == RUN}
 
 
-def _declared(declared: list[ast.Declaration], called: set[str]) -> list[str]:
+def _declared(declared: list[ast.Declaration], called: set[str], run: list[str]) -> list[str]:
     lines = []
     for one in declared:
         if isinstance(one, ast.Scenario | ast.Property):
             continue
         text = one.span.text.rstrip()
         if isinstance(one, ast.Process):
+            if one.name.text in run:
+                lines += text.splitlines()
             if one.name.text not in called:
                 continue
             text = f"procedure {one.name.text}() {one.block.span.text.strip()}"
