@@ -156,8 +156,8 @@ def _overlapped(world: World, one: bytes, two: bytes) -> bool:
     for first, second in itertools.permutations(world.writes, 2):
         if first.device != second.device or first.label is None or second.label is None:
             continue
-        if first.ended is not None and first.ended < second.began or \
-                second.ended is not None and second.ended < first.began:
+        if (first.ended is not None and first.ended < second.began) or \
+                (second.ended is not None and second.ended < first.began):
             continue
         begin = -(-max(first.offset, second.offset) // SECTOR_BYTES) * SECTOR_BYTES
         end = min(first.end, second.end)

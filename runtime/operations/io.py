@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class Transfers(Frame):
-    """``times`` reads or writes, one behind the other; others may run between them."""
+    """``times`` reads or writes, one behind the other; others may run between them.
+
+    Whoever does I/O has its device open meanwhile, so that nobody can remove it.
+    """
 
     def __init__(self, process: ProcessTask, operation: str, args: dict[str, Any]) -> None:
         self.process = process
@@ -56,6 +59,8 @@ class Transfers(Frame):
         offset = self._next_offset(place)
         if offset + self.size > place.size and self.operation == "write":
             return Return(-errno.ENOSPC)
+        self.open = place.device
+        process.world.stack.hold(place.device)
         if self.operation == "read":
             self.reading = process.world.read_begins(place.device, place.base + offset, self.size)
             return Enter(ReadBytes(place.device, place.base + offset, self.size), "done")
@@ -91,6 +96,7 @@ class Transfers(Frame):
 
     def done(self, task: Task) -> Outcome:
         """One has ended."""
+        self.process.world.stack.release(self.open)
         value, self.result = self.result, 0
         status = -value if isinstance(value, int) and value < 0 else 0
         if self.record is not None:
@@ -117,11 +123,13 @@ class Discard(Frame):
     def start(self, task: Task) -> Outcome:
         """Send it."""
         del task
+        self.process.world.stack.hold(self.discard.device)
         return Enter(self.discard, "done")
 
     def done(self, task: Task) -> Outcome:
         """It has ended."""
         del task
+        self.process.world.stack.release(self.discard.device)
         self.process.world.write_ends(self.record, -self.result)
         return Return(self.result)
 
@@ -161,6 +169,7 @@ class Fsync(Frame):
     def start(self, task: Task) -> Outcome:
         """Commit and flush."""
         del task
+        self.world.stack.hold(self.place.device)
         self.began = self.world.flush_begins(self.place.device)
         filesystem = self.place.filesystem
         if filesystem is None or filesystem.frozen:
@@ -170,6 +179,7 @@ class Fsync(Frame):
     def done(self, task: Task) -> Outcome:
         """It has ended."""
         del task
+        self.world.stack.release(self.place.device)
         self.world.flush_ends(self.place.device, self.began, -self.result)
         return Return(self.result)
 

@@ -36,7 +36,10 @@ class Repair(Frame):
         engine = md.stack.engine
         if len(control.status_lines(md)) != 1:
             return Return(-errno.EINVAL)
-        lines = without_failed(control.status_lines(md)[0], control.status_lines(md, table=True)[0])
+        try:
+            lines = without_failed(control.status_lines(md)[0], control.status_lines(md, table=True)[0])
+        except DmError as error:
+            return Return(-error.errno)
         if not lines:
             engine.note(task.name, f"{md.name} is consistent: nothing to repair")
             return Return(0)

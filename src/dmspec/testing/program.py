@@ -165,8 +165,9 @@ class Subject:
             if steps:
                 processes.append(self._process(name, steps))
         checks = [check for check in self.law.checks if check.mode != SOMETIMES]
-        scenario = Scenario(self.law.name, self.law.title, [*(one.name for one in processes), *self.law.run], [], checks,
-                            kernel=self.law.kernel, schedule=list(schedule))
+        run = [*(one.name for one in processes), *self.law.run]
+        scenario = Scenario(self.law.name, self.law.title, run, [], checks, kernel=self.law.kernel,
+                            schedule=list(schedule))
         return replace(self.plan, processes=[*self.plan.processes, *processes], scenarios=[scenario], properties=[])
 
     def sometimes(self) -> list[Check]:
