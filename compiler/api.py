@@ -29,34 +29,31 @@ class Compiled:
         return not any(one.is_error for one in self.diagnostics)
 
 
-def compile_file(path: Path | str, *, allow_later: bool = False) -> Compiled:
+def compile_file(path: Path | str) -> Compiled:
     """Compile a spec file; libraries are looked for beside it first."""
     path = Path(path)
     try:
         source = read(path)
     except SourceError as error:
         return Compiled(None, [_unreadable(error)])
-    return compile_source(source, path.parent, allow_later=allow_later)
+    return compile_source(source, path.parent)
 
 
-def compile_text(text: str, name: str = "<text>", *, folder: Path | None = None,
-                 allow_later: bool = False) -> Compiled:
+def compile_text(text: str, name: str = "<text>", *, folder: Path | None = None) -> Compiled:
     """Compile a spec given as a text; ``folder`` is where libraries are looked for first."""
     try:
         source = of_text(text, name)
     except SourceError as error:
         return Compiled(None, [_unreadable(error)])
-    return compile_source(source, folder, allow_later=allow_later)
+    return compile_source(source, folder)
 
 
-def compile_source(source: Source, folder: Path | None, *, allow_later: bool = False) -> Compiled:
+def compile_source(source: Source, folder: Path | None) -> Compiled:
     """Compile what has been read."""
     sink = Sink()
     parsed = parse(source, sink)
     model = check(source, parsed, sink, folder)
-    plan, said = (None, model.later) if sink.has_errors else lower(model, allow_later=allow_later)
-    for diagnostic in said:
-        sink.add(diagnostic)
+    plan = None if sink.has_errors else lower(model)
     return Compiled(plan, sink.in_order(source.name))
 
 
@@ -75,10 +72,7 @@ def compile_statements(text: str, plan: Plan, *, name: str = "<statements>", fol
     sink = Sink()
     parsed = parse_statements(source, sink)
     model = check_statements(source, parsed, sink, folder, plan, devices)
-    if sink.has_errors or model.later:
-        _, said = lower(model)
-        for diagnostic in said:
-            sink.add(diagnostic)
+    if sink.has_errors:
         return Compiled(None, sink.in_order(source.name))
     process = lower_process(replace(model.processes[0], name=STATEMENTS_PROCESS))
     made = replace(plan, files=model.files, source_sha256=model.source_sha256, processes=[process],

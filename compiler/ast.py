@@ -307,6 +307,14 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Schedule:
+    """What is picked wherever there is a choice: ``schedule 0 0 2``."""
+
+    picks: tuple[Quantity, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """``fault fail pv1 at=any most=1``."""
 
@@ -355,7 +363,7 @@ class Scenario:
 
     name: Word
     title: str
-    lines: tuple[Run | Fault | Check | Violation | Kernel, ...]
+    lines: tuple[Run | Schedule | Fault | Check | Violation | Kernel, ...]
     span: Span
 
 
@@ -365,7 +373,7 @@ class Property:
 
     name: Word
     title: str
-    lines: tuple[On | Operations | Check | Kernel, ...]
+    lines: tuple[On | Run | Operations | Check | Kernel, ...]
     span: Span
 
 

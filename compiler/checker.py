@@ -135,7 +135,6 @@ class Checker:
             digest.update(text)
         model.source_sha256 = digest.hexdigest()
         model.kernel = self.context.era
-        model.later = self.context.later
         return model
 
     def use_by_calling(self, node: object) -> None:

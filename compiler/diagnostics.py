@@ -265,8 +265,4 @@ CODES: Final = _table(
          "`operations 1..40 of { ... }` says what is drawn."),
     Code("DM408", "nothing that can be negated",
          "`await not` is not there: wait for the condition that ends the wait."),
-    # ---- later
-    Code("DM901", "not ready to run",
-         "The spec is right, and is checked whole; but this part of it comes to life with a later release, "
-         "which the message names.  `dmspec check` only remarks on it; `run` and `compile` refuse."),
 )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from dmspec.compiler.diagnostics import Diagnostic, Severity
 from dmspec.compiler.model import (
     Awaited,
     Caught,
@@ -24,20 +22,14 @@ from dmspec.compiler.model import (
 from dmspec.runtime.plan import Instr, Plan, Process
 
 
-def lower(model: Model, *, allow_later: bool = False) -> tuple[Plan | None, list[Diagnostic]]:
-    """The plan of a model that has no errors, and what is to be said of parts that cannot run yet.
-
-    With ``allow_later`` those are notes and the plan has them; without, they are errors and there is no plan.
-    """
-    if model.later and not allow_later:
-        return None, [replace(one, severity=Severity.ERROR) for one in model.later]
-    plan = Plan(
+def lower(model: Model) -> Plan:
+    """The plan of a model that has no errors."""
+    return Plan(
         files=model.files, source_sha256=model.source_sha256, kernel=model.kernel, disks=model.disks,
         devices=model.devices, filesystems=model.filesystems, locks=model.locks,
         processes=[lower_process(one) for one in model.processes],
         scenarios=model.scenarios, properties=model.properties,
     )
-    return plan, model.later
 
 
 def lower_process(model: ProcessModel) -> Process:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmspec.compiler.diagnostics import Diagnostic
 from dmspec.runtime.plan import Check, Device, Disk, Filesystem, Lock, Property, Scenario
 
 
@@ -119,7 +118,7 @@ class ProcessModel:
 
 @dataclass
 class Model:
-    """A whole spec.  ``later`` has a note for each part that cannot run yet."""
+    """A whole spec."""
 
     files: list[str] = field(default_factory=list)
     source_sha256: str = ""
@@ -131,7 +130,6 @@ class Model:
     processes: list[ProcessModel] = field(default_factory=list)
     scenarios: list[Scenario] = field(default_factory=list)
     properties: list[Property] = field(default_factory=list)
-    later: list[Diagnostic] = field(default_factory=list)
 
 
 __all__ = [

@@ -14,12 +14,12 @@ from dmspec.compiler.source import Span
 from dmspec.compiler.split import Required, required_names, split
 from dmspec.compiler.values import Evaluator
 from dmspec.runtime.eras import ERAS
-from dmspec.runtime.plan import Check, Fault, Instr, Property, Scenario
+from dmspec.runtime.plan import RUN, Check, Fault, Instr, Property, Scenario
 from dmspec.runtime.registry import CHECKS, OPERATIONS
-from dmspec.runtime.signature import Kind, Param, Signature, pos, signature
+from dmspec.runtime.signature import Kind, Param, Signature, signature
 
-# What a property can draw besides operations: what it comes to, the test itself decides.
-PROPERTY_OPERATIONS: Final = {"repair": signature(pos("device", Kind.DEVICE))}
+# What a property calls by another name.
+PROPERTY_WORDS: Final = {"repair": "lvm-repair"}
 _MOST: Final = Param("most", Kind.COUNT)
 
 
@@ -57,9 +57,12 @@ class Scenarios:
         faults: list[Fault] = []
         checks: list[Check] = []
         violations: list[ast.Violation] = []
+        schedule: list[int] = []
         for line in one.lines:
             if isinstance(line, ast.Run):
                 self._run(line, runs)
+            elif isinstance(line, ast.Schedule):
+                schedule += self._schedule(line)
             elif isinstance(line, ast.Fault):
                 faults += self._fault(line)
             elif isinstance(line, ast.Check):
@@ -75,7 +78,8 @@ class Scenarios:
             self._violation(violation, made)
         self.model.scenarios.append(Scenario(
             one.name.text, one.title, list(runs), faults, checks,
-            list(dict.fromkeys(violation.check.text for violation in violations)), kernel, one.span.line))
+            list(dict.fromkeys(violation.check.text for violation in violations)), kernel, one.span.line,
+            schedule))
 
     def _processes(self) -> str:
         names = self.context.names.processes
@@ -90,6 +94,17 @@ class Scenarios:
                 continue
             runs[process.text] = process.span
             self.evaluator.refer(process.text, Kind.PROCESS, process.span, self.scope)
+
+    def _schedule(self, line: ast.Schedule) -> list[int]:
+        """Several such lines follow each other, as if they were one."""
+        picks = []
+        for pick in line.picks:
+            value = number(pick.text, Kind.COUNT)
+            if isinstance(value, int):
+                picks.append(value)
+            else:
+                self.context.say(value.code, value.message, pick.span, expected=value.expected, help_=value.help)
+        return picks
 
     def kernel(self, given: list[ast.Kernel]) -> str:
         """The era that `kernel` lines name; an empty string without one."""
@@ -124,8 +139,6 @@ class Scenarios:
             self.context.say("DM212", f"there is no check `{name}`", line.call.head.span,
                              expected=listed(sorted(CHECKS), "or"), help_=did_you_mean(name, CHECKS))
             return []
-        if type_.later:
-            self.context.comes_later(f"check `{name}`", type_.later, line.call.head.span)
         binder = Binder(self.evaluator, f"check `{name}`", type_.signature, self.scope)
         values = binder.bind(line.call.args, line.call.head.span)
         return [] if values is None else [Check(line.mode.text, name, values, line.span.line)]
@@ -141,8 +154,6 @@ class Scenarios:
                              help_=did_you_mean(name, faults))
             return []
         operation = OPERATIONS[name]
-        if operation.later:
-            self.context.comes_later(f"fault `{name}`", operation.later, line.call.head.span)
         own, points, mosts = self._sorted_out(line.call.args, operation.signature)
         binder = Binder(self.evaluator, f"fault `{name}`", operation.signature, self.scope)
         values = binder.bind(own, line.call.head.span)
@@ -183,8 +194,8 @@ class Scenarios:
     # ---- properties
 
     def _property(self, one: ast.Property) -> None:
-        self.context.comes_later(f"property `{one.name.text}`", "`dmspec test`", one.name.span)
         on: list[str] = []
+        runs: dict[str, Span] = {}
         checks: list[Check] = []
         given = [line for line in one.lines if isinstance(line, ast.Operations)]
         for line in one.lines:
@@ -192,9 +203,11 @@ class Scenarios:
                 on += [name.text for name in line.names]
                 for name in line.names:
                     self.evaluator.refer(name.text, Kind.TARGETABLE, name.span, self.scope)
+            elif isinstance(line, ast.Run):
+                self._run(line, runs)
             elif isinstance(line, ast.Check):
                 checks += self._check(line)
-        self.kernel([line for line in one.lines if isinstance(line, ast.Kernel)])
+        kernel = self.kernel([line for line in one.lines if isinstance(line, ast.Kernel)])
         for extra in given[1:]:
             self.context.say("DM405", "a second list of operations", extra.span,
                              related=(Related("first here", given[0].span),))
@@ -207,7 +220,8 @@ class Scenarios:
         operations = self._drawn(given[0].block)
         self.evaluator.any_leg = False
         self.model.properties.append(Property(
-            one.name.text, one.title, on, operations, least, most, checks, one.span.line))
+            one.name.text, one.title, on, operations, least, most, checks, kernel, list(runs),
+            one.span.line))
 
     def _bounds(self, one: ast.Operations) -> tuple[int, int]:
         bounds = []
@@ -223,8 +237,9 @@ class Scenarios:
         return bounds[0], bounds[1]
 
     def _lookup(self, name: str) -> Required | None:
-        if name in PROPERTY_OPERATIONS:
-            return required_names(PROPERTY_OPERATIONS[name])
+        if name in self.context.names.processes:
+            return ()
+        name = PROPERTY_WORDS.get(name, name)
         if name in statement_operations():
             return required_names(OPERATIONS[name].signature)
         return None
@@ -255,17 +270,23 @@ class Scenarios:
         parts: list[dict[str, Any]] = []
         for word in words:
             name = word.text
-            type_ = OPERATIONS.get(name) if name in statement_operations() else None
-            found = type_.signature if type_ is not None else PROPERTY_OPERATIONS.get(name)
-            if found is None:
-                names = [*statement_operations(), *PROPERTY_OPERATIONS]
+            if name in self.context.names.processes:
+                values = Binder(self.evaluator, f"process `{name}`", signature(), self.scope).bind(own, word.span)
+                parts.append({"operation": RUN, "args": {"process": name}, "drawn": []})
+                continue
+            name = PROPERTY_WORDS.get(name, name)
+            if name not in statement_operations():
+                names = [*statement_operations(), *PROPERTY_WORDS, *self.context.names.processes]
                 self.context.say("DM201", f"there is no operation `{name}`", word.span,
                                  help_=did_you_mean(name, names))
                 return []
+            found = OPERATIONS[name].signature
             values = Binder(self.evaluator, f"`{name}`", found, self.scope).bind(own, word.span)
             if values is None:
                 return []
-            parts.append({"operation": name, "args": values})
+            given = {arg.key.text for arg in own if arg.key is not None}
+            drawn = [param.key for param in found if param.name in ("at", "size") and param.name not in given]
+            parts.append({"operation": name, "args": values, "drawn": drawn})
         if most is UNUSABLE:
             return []
         joined = "+".join(word.text for word in words)

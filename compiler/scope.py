@@ -147,7 +147,6 @@ class Context:
     syntax: Sink
     names: Names = field(default_factory=Names)
     references: list[Reference] = field(default_factory=list)
-    later: list[Diagnostic] = field(default_factory=list)
     called: set[tuple[int, str]] = field(default_factory=set)
     era: str = "now"
 
@@ -169,12 +168,6 @@ class Context:
         if not reference.scope.generic:
             self.references.append(reference)
 
-    def comes_later(self, what: str, later: str, span: Span) -> None:
-        """Remember a thing that parses and checks, but does not run yet."""
-        self.later.append(Diagnostic(
-            "DM901", f"{what} is checked, but cannot run yet: it comes with {later}", span,
-            severity=Severity.NOTE,
-        ))
 
     def resolve_references(self, declared_before: Mapping[str, int]) -> None:
         """Report the names that nothing declares; ``declared_before`` numbers the devices in order."""

@@ -167,8 +167,6 @@ class Statements:
         shown = shown or operation.name
         binder = Binder(self.evaluator, f"`{shown}`", operation.signature, scope)
         values = binder.bind(call.args, call.head.span)
-        if operation.later and not scope.generic:
-            self.context.comes_later(f"`{shown}`", operation.later, call.head.span)
         if values is None:
             return []
         for param in operation.signature:
@@ -280,8 +278,6 @@ class Statements:
             self.context.say("DM211", f"there is no condition `{name}`", condition.name.span, scope,
                              expected=listed(sorted(CONDITIONS), "or"), help_=did_you_mean(name, CONDITIONS))
             return None
-        if type_.later and not scope.generic:
-            self.context.comes_later(f"condition `{name}`", type_.later, condition.name.span)
         binder = Binder(self.evaluator, f"condition `{name}`", type_.signature, scope)
         values = binder.bind(condition.args, condition.name.span)
         return None if values is None else (name, values)

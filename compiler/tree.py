@@ -276,6 +276,9 @@ class Builder:
     def _run(self, tree: Tree[Token]) -> ast.Run:
         return ast.Run(tuple(self._name(child) for child in tree.children), self._span(tree))
 
+    def _schedule(self, tree: Tree[Token]) -> ast.Schedule:
+        return ast.Schedule(tuple(self._number(child) for child in tree.children), self._span(tree))
+
     def _fault(self, tree: Tree[Token]) -> ast.Fault:
         return ast.Fault(self._node(tree.children[0]), self._span(tree))
 

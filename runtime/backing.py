@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from .errors import StoreError
 from .units import SECTOR_BYTES
@@ -26,6 +26,9 @@ class SparseMemory:
 
     def __init__(self, pages: dict[int, bytes] | None = None) -> None:
         self.pages: dict[int, bytes] = pages if pages is not None else {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseMemory:
+        return SparseMemory(dict(self.pages))
 
     def read(self, offset: int, buffer: memoryview) -> None:
         position = 0
@@ -62,6 +65,9 @@ class SparseMemory:
             length -= part
 
     def flush(self) -> None:
+        return None
+
+    def harden(self, offset: int, length: int) -> None:
         return None
 
     def close(self) -> None:
@@ -109,6 +115,9 @@ class Overlay:
     def flush(self) -> None:
         return None
 
+    def harden(self, offset: int, length: int) -> None:
+        return None
+
     def close(self) -> None:
         self.pages.clear()
 
@@ -141,6 +150,9 @@ class FileBacking:
     def flush(self) -> None:
         if self.durable:
             os.fdatasync(self.fd)
+
+    def harden(self, offset: int, length: int) -> None:
+        self.flush()
 
     def close(self) -> None:
         os.close(self.fd)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 from typing import TYPE_CHECKING, Protocol
 
 from .bio import Bio, Op
 from .errors import errno_name
 from .task import Task
+from .units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from .task import Engine
@@ -58,29 +60,56 @@ class BlockDevice:
 
 
 class Backing(Protocol):
-    """Where a disk's bytes are.  Offsets in bytes; raises OSError when the host fails."""
+    """Where a disk's bytes are.  Offsets in bytes; raises OSError when the host fails.
+
+    ``flush`` makes all that was written durable, ``harden`` at least one range of it.
+    """
 
     def read(self, offset: int, buffer: memoryview) -> None: ...
     def write(self, offset: int, buffer: memoryview) -> None: ...
     def discard(self, offset: int, length: int) -> None: ...
     def flush(self) -> None: ...
+    def harden(self, offset: int, length: int) -> None: ...
     def close(self) -> None: ...
 
 
-class DiskFault:
-    """One thing that is wrong with a disk.  ``kinds``: which ops it is about."""
+class Mishap(enum.Enum):
+    """What a disk does instead of what it says that it has done."""
 
-    __slots__ = ("delay_ns", "first_sector", "kinds", "last_sector", "status")
+    LOSE = "lost"
+    LOSE_FLUSH = "not flushed"
+    TEAR = "torn"
+    MISDIRECT = "misdirected"
+
+
+class DiskFault:
+    """One thing that is wrong with a disk.  ``kinds``: which ops it is about.
+
+    It lets the first ``after`` of them pass, and is gone when it has struck ``times`` times (``None``: it
+    stays).  ``status`` is an errno to answer with, ``delay_ns`` how much later to answer.  With a ``mishap``
+    the answer is that all went well; ``sectors`` is how many of a torn write arrive, or by how many sectors
+    what is misdirected misses.
+    """
+
+    __slots__ = ("after", "delay_ns", "first_sector", "kinds", "last_sector", "mishap", "sectors", "status", "times")
 
     def __init__(self, kinds: tuple[Op, ...], status: int = 0, delay_ns: int = 0,
-                 first_sector: int = 0, last_sector: int | None = None) -> None:
+                 first_sector: int = 0, last_sector: int | None = None, *, after: int = 0, times: int | None = None,
+                 mishap: Mishap | None = None, sectors: int = 0) -> None:
         self.kinds = kinds
         self.status = status
         self.delay_ns = delay_ns
         self.first_sector = first_sector
         self.last_sector = last_sector
+        self.after = after
+        self.times = times
+        self.mishap = mishap
+        self.sectors = sectors
 
     def hits(self, bio: Bio) -> bool:
+        """Whether it is about this I/O."""
+        if self.mishap is Mishap.LOSE_FLUSH:
+            return bio.op is Op.FLUSH or bio.fua or bio.preflush
         if bio.op not in self.kinds:
             return False
         if bio.op is Op.FLUSH or self.last_sector is None:
@@ -124,56 +153,98 @@ class Disk(BlockDevice):
         """How much later than at once the I/O ends, in ns."""
         return sum(fault.delay_ns for fault in self.faults if fault.hits(bio))
 
-    def failure_of(self, bio: Bio) -> int:
-        """The errno with which the disk answers, or 0."""
+    def strike(self, bio: Bio) -> tuple[int, DiskFault | None]:
+        """What an I/O meets: the errno with which the disk answers, or 0; and the fault with a mishap."""
         if self.detached:
-            return errno.ENXIO
+            return errno.ENXIO, None
         for fault in self.faults:
-            if fault.status and fault.hits(bio):
-                return fault.status
-        return 0
+            if not (fault.status or fault.mishap) or not fault.hits(bio):
+                continue
+            if fault.after:
+                fault.after -= 1
+                continue
+            if fault.times is not None:
+                fault.times -= 1
+                if not fault.times:
+                    self.faults.remove(fault)
+            return fault.status, fault if fault.mishap else None
+        return 0, None
 
 
 class DiskIo(Task):
-    """One I/O on its way through a disk: ``perform`` moves the bytes, ``complete`` tells."""
+    """One I/O on its way through a disk: ``meet`` what is wrong with it, ``perform``, ``complete``."""
 
-    __slots__ = ("bio", "disk", "status")
+    __slots__ = ("bio", "disk", "fault", "status")
 
     def __init__(self, engine: Engine, disk: Disk, bio: Bio) -> None:
         super().__init__(engine, disk.name)
         self.disk = disk
         self.bio = bio
+        self.fault: DiskFault | None = None
         self.status = 0
+
+    def meet(self) -> None:
+        """Let the disk's faults have their say, and say what they do."""
+        disk, bio = self.disk, self.bio
+        self.status, self.fault = disk.strike(bio)
+        if self.status:
+            self.engine.note(disk.name, f"{bio!r} FAILED: {errno_name(self.status)}")
+        elif self.fault is not None and self.fault.mishap is not None:
+            self.engine.note(disk.name, f"{bio!r} is {self.fault.mishap.value}, and nobody is told")
 
     def perform(self) -> None:
         """Touches only the backing and the bio's buffer, so the live engine runs it unlocked."""
-        bio = self.bio
-        backing = self.disk.backing
-        offset = bio.sector * 512
         try:
-            if bio.op is Op.READ:
-                backing.read(offset, bio.view())
-            elif bio.op is Op.WRITE:
-                if bio.preflush:
-                    backing.flush()
-                backing.write(offset, bio.view())
-                if bio.fua:
-                    backing.flush()
-            elif bio.op is Op.FLUSH:
-                backing.flush()
+            if self.fault is not None:
+                self._go_wrong(self.fault)
             else:
-                backing.discard(offset, bio.sectors * 512)
+                self._transfer(self.bio.sector * SECTOR_BYTES, self.bio.bytes, durable=True)
         except OSError as error:
             self.status = error.errno or errno.EIO
+
+    def _transfer(self, offset: int, length: int, *, durable: bool) -> None:
+        bio, backing = self.bio, self.disk.backing
+        if bio.op is Op.READ:
+            backing.read(offset, bio.view())
+        elif bio.op is Op.WRITE:
+            if bio.preflush and durable:
+                backing.flush()
+            backing.write(offset, bio.view()[:length])
+            if bio.fua and durable:
+                backing.harden(offset, length)
+        elif bio.op is Op.FLUSH:
+            if durable:
+                backing.flush()
+        else:
+            backing.discard(offset, length)
+
+    def _go_wrong(self, fault: DiskFault) -> None:
+        """A lost write, a torn one, a misdirected transfer (it goes round at the disk's end), a lost flush."""
+        bio = self.bio
+        sector, sectors = bio.sector, bio.sectors
+        if fault.mishap is Mishap.LOSE:
+            return
+        if fault.mishap is Mishap.TEAR:
+            sectors = min(sectors, fault.sectors)
+        elif fault.mishap is Mishap.MISDIRECT:
+            sector = (sector + fault.sectors) % max(self.disk.sectors - sectors + 1, 1)
+        self._transfer(sector * SECTOR_BYTES, sectors * SECTOR_BYTES, durable=fault.mishap is not Mishap.LOSE_FLUSH)
 
     def complete(self) -> None:
         self.ended = True
         self.bio.complete(self.status)
 
     def step(self) -> None:
-        self.status = self.disk.failure_of(self.bio)
+        disk = self.disk
+        if disk.faults or disk.detached:
+            self.meet()
         if not self.status:
             self.perform()
-        what = f"{self.bio!r}"
-        self.engine.note(self.disk.name, what if not self.status else f"{what} FAILED: {errno_name(self.status)}")
+            self._tell()
         self.complete()
+
+    def _tell(self) -> None:
+        if self.status:
+            self.engine.note(self.disk.name, f"{self.bio!r} FAILED: {errno_name(self.status)}")
+        elif self.fault is None:
+            self.engine.note(self.disk.name, f"{self.bio!r}")

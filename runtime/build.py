@@ -17,12 +17,13 @@ from dmspec.runtime.backing import SparseMemory
 from dmspec.runtime.block import Backing
 from dmspec.runtime.eras import ERAS
 from dmspec.runtime.errors import DmspecError, errno_name
-from dmspec.runtime.filesystem import Filesystem
 from dmspec.runtime.operations.control import CreateDevice
+from dmspec.runtime.power import wants_volatile_disks
 from dmspec.runtime.sim import SimEngine
 from dmspec.runtime.stack import Stack
 from dmspec.runtime.targets.base import TargetType
 from dmspec.runtime.task import Engine, Enter, Frame, Outcome, Return, Task
+from dmspec.runtime.volatile import VolatileMemory
 from dmspec.runtime.world import World
 
 SETUP: Final = "setup"
@@ -39,6 +40,12 @@ def memory_disk(disk: plans.Disk) -> Backing:
     """A disk in memory, for simulation."""
     del disk
     return SparseMemory()
+
+
+def volatile_disk(disk: plans.Disk) -> Backing:
+    """The same with a write cache that a power cut empties."""
+    del disk
+    return VolatileMemory()
 
 
 class SetUp(Frame):
@@ -66,13 +73,8 @@ class SetUp(Frame):
                                   read_only=self.device.read_only), "start")
 
     def _mount(self) -> None:
-        """A mounted filesystem holds its device open."""
-        world = self.world
-        for declared in world.plan.filesystems:
-            device = world.stack.lookup(declared.device)
-            world.stack.hold(device)
-            world.filesystems.by_name[declared.name] = Filesystem(world.engine, declared.name, device)
-            world.engine.note(declared.name, f"mounted from {declared.device}")
+        for declared in self.world.plan.filesystems:
+            self.world.mount(declared.name, declared.device)
 
 
 def prepare(plan: plans.Plan, engine: Engine, *, disk_factory: DiskFactory,
@@ -93,9 +95,11 @@ def furnish(plan: plans.Plan, engine: Engine, *, disk_factory: DiskFactory,
     return World(plan, engine, stack)
 
 
-def build(plan: plans.Plan, engine: SimEngine, *, disk_factory: DiskFactory = memory_disk,
+def build(plan: plans.Plan, engine: SimEngine, *, disk_factory: DiskFactory | None = None,
           target_types: Mapping[str, TargetType], kernel: str = "") -> World:
-    """Make a world and let it come to rest.  Raises :class:`BuildError`."""
+    """Make a world and let it come to rest, all that is on its disks durable.  Raises :class:`BuildError`."""
+    if disk_factory is None:
+        disk_factory = volatile_disk if wants_volatile_disks(plan) else memory_disk
     engine.note(SETUP, f"{len(plan.disks)} disks, {len(plan.devices)} devices")
     world = prepare(plan, engine, disk_factory=disk_factory, target_types=target_types, kernel=kernel)
     at_rest = engine.run(SETUP_STEP_LIMIT)
@@ -108,6 +112,8 @@ def build(plan: plans.Plan, engine: SimEngine, *, disk_factory: DiskFactory = me
         raise BuildError(f"the devices cannot be made: {why}")
     if not at_rest:
         raise BuildError(f"the devices do not come to rest within {SETUP_STEP_LIMIT} steps")
+    for disk in world.stack.disks.values():
+        disk.backing.flush()
     engine.note(SETUP, f"ready after {engine.steps} steps")
     engine.schedule = []
     return world

@@ -21,7 +21,7 @@ from typing import Any
 from .bio import Bio
 from .block import Disk, DiskIo
 from .byte_io import Passage, WriteRanges
-from .errors import DmspecError, InternalError, errno_name
+from .errors import DmspecError, InternalError
 from .task import Frame, Latch, Task
 
 
@@ -245,9 +245,7 @@ class LiveEngine:
     def _disk_io(self, io: DiskIo) -> None:
         disk = io.disk
         if disk.faults or disk.detached:
-            io.status = disk.failure_of(io.bio)
-            if io.status:
-                self.note(disk.name, f"{io.bio!r} FAILED: {errno_name(io.status)}")
+            io.meet()
         if not io.status:
             self.performing += 1
             self.lock.release()

@@ -106,9 +106,7 @@ class ProcessTask(Task):
 
     def holds(self, instr: Instr) -> bool:
         """Whether the condition of an instruction holds."""
-        condition = CONDITIONS[instr.args["condition"]].holds
-        assert condition is not None, f"{instr.args['condition']} cannot be asked yet"
-        return condition(self.root, instr.args["args"])
+        return CONDITIONS[instr.args["condition"]].holds(self.root, instr.args["args"])
 
     @property
     def idle(self) -> bool:
@@ -192,7 +190,6 @@ class Run(Frame):
 
     def _operate(self, task: ProcessTask, instr: Instr) -> Outcome:
         operation = OPERATIONS[instr.op]
-        assert operation.perform is not None, f"{instr.op} cannot run yet"
         task.engine.note(task.name, operation.words(instr.args))
         self.began = task.world.steps
         try:

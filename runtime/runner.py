@@ -14,7 +14,7 @@ from typing import Any, Final
 from dmspec.runtime import plan as plans
 from dmspec.runtime import trace as traces
 from dmspec.runtime.block import DiskIo
-from dmspec.runtime.build import BuildError, DiskFactory, build, memory_disk
+from dmspec.runtime.build import BuildError, DiskFactory, build
 from dmspec.runtime.checks import Watch, stuck_processes, wait_for
 from dmspec.runtime.control import status_lines
 from dmspec.runtime.errors import DmError, DmspecError, PlanError, errno_name
@@ -154,11 +154,13 @@ class Running:
         self.first_step = self.engine.steps
         self.fired: list[tuple[int, int]] = []
         self.planned = list(schedule.faults) if schedule is not None else None
-        self.engine.chooser = _chooser(seed, schedule)
+        self.engine.chooser = _chooser(seed, schedule, scenario)
         self.injector = ProcessTask(world, plans.Process("fault", [plans.Instr("end")]))
         self.watching = [Watching(check, make_watch(check)) for check in all_checks(scenario)]
         for name in scenario.run:
             world.processes[name] = ProcessTask(world, world.plan.process(name))
+        for one in self.watching:
+            one.watch.attach(world)
         for process in world.processes.values():
             process.run()
         self.armed: list[Armed] = []
@@ -186,13 +188,15 @@ class Running:
     def strike(self, fault: plans.Fault) -> None:
         """Let a fault happen now."""
         operation = OPERATIONS[fault.kind]
-        assert operation.perform is not None, f"{fault.kind} cannot run yet"
         args = complete(operation.signature, fault.args)
         self.engine.note("fault", operation.words(args))
         try:
-            operation.perform(self.injector, args)
+            answer = operation.perform(self.injector, args)
         except DmError as error:
             self.engine.note("fault", f"{fault.kind}: {errno_name(error.errno)}")
+            return
+        if isinstance(answer, Frame):
+            Task(self.engine, "fault").start(answer)
 
     def strike_any(self, index: int) -> None:
         """Let a fault with ``at=any`` happen now, and keep when, for a replay."""
@@ -247,8 +251,9 @@ class Running:
         elif not one.text and (one.check.mode == "always" or (last and one.check.mode == "finally")):
             one.text = text
 
-    def come_to_rest(self) -> None:
-        """Ask every check once more, now that nothing moves."""
+    def come_to_rest(self, *, over: bool = False) -> None:
+        """Ask every check once more, now that nothing moves; ``over``: the world is not needed afterwards."""
+        self.world.over = over
         for one in self.watching:
             self._found(one, one.watch.at_rest(self.world), last=True)
 
@@ -302,16 +307,17 @@ class Running:
         return traces.Schedule(choices, list(self.fired))
 
 
-def _chooser(seed: int | None, schedule: traces.Schedule | None) -> Chooser:
+def _chooser(seed: int | None, schedule: traces.Schedule | None, scenario: plans.Scenario) -> Chooser:
     if schedule is not None:
         return ReplayChooser(list(schedule.choices))
+    if seed is None and scenario.schedule:
+        return ReplayChooser(scenario.schedule)
     return SeededChooser(seed) if seed is not None else FirstChooser()
 
 
 def make_watch(check: plans.Check) -> Watch:
     """The watch of a check, with every argument."""
     kind = CHECKS[check.name]
-    assert kind.watch is not None, f"{check.name} cannot be checked yet"
     return kind.watch(complete(kind.signature, check.args))
 
 
@@ -371,7 +377,7 @@ class _Run:
 
 def run_scenario(plan: plans.Plan, scenario_name: str, *, seed: int | None = None,
                  schedule: traces.Schedule | None = None, observer: Observer | None = None,
-                 step_limit: int = STEP_LIMIT, disk_factory: DiskFactory = memory_disk,
+                 step_limit: int = STEP_LIMIT, disk_factory: DiskFactory | None = None,
                  target_types: Mapping[str, TargetType] = TARGETS) -> Result:
     """Run a scenario in a fresh world.
 

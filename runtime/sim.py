@@ -79,7 +79,7 @@ class Observer(Protocol):
 
 
 class SimEngine:
-    """See the module.  ``steps`` counts the steps taken; ``schedule`` is what was picked."""
+    """See the module.  ``steps`` counts the steps taken; ``schedule`` is what was picked; ``last`` moved last."""
 
     def __init__(self, chooser: Chooser | None = None, observer: Observer | None = None) -> None:
         self.chooser: Chooser = chooser or FirstChooser()
@@ -91,6 +91,7 @@ class SimEngine:
         self.steps = 0
         self.schedule: list[int] = []
         self.current: Task | None = None
+        self.last: Task | None = None
 
     @property
     def now_ns(self) -> int:
@@ -139,7 +140,7 @@ class SimEngine:
         task = self.runnable.popleft()
         self.runnable.rotate(picked)
         self.steps += 1
-        self.current = task
+        self.current = self.last = task
         task.step()
         self.current = None
         return True

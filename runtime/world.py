@@ -12,21 +12,22 @@ import errno
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from dmspec.runtime.block import BlockDevice
+from dmspec.runtime.block import BlockDevice, Disk
 from dmspec.runtime.byte_io import WriteRanges, stream
 from dmspec.runtime.control import Remove
 from dmspec.runtime.errors import DmError
 from dmspec.runtime.filesystem import Filesystem, Filesystems
 from dmspec.runtime.mapped_device import MappedDevice
+from dmspec.runtime.process import ProcessTask
+from dmspec.runtime.stack import Stack
 from dmspec.runtime.task import Latch, Mutex, Task
 from dmspec.runtime.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
+    from dmspec.runtime.backing import SparseMemory
     from dmspec.runtime.plan import Plan
-    from dmspec.runtime.process import ProcessTask
-    from dmspec.runtime.stack import Stack
     from dmspec.runtime.task import Engine
 
 
@@ -51,7 +52,7 @@ class WriteRecord:
 
     ``began`` and ``ended`` count the beginnings and ends of all writes, so they order them.  The bytes
     are those of :func:`~dmspec.runtime.byte_io.stream`, whose byte 0 lies at ``origin`` on the device;
-    a discard has no label: it may leave anything.
+    a discard has no label: it may leave anything.  ``durable``: a power cut cannot undo it.
     """
 
     device: str
@@ -63,6 +64,8 @@ class WriteRecord:
     began: int
     ended: int | None = None
     status: int | None = None
+    fua: bool = False
+    durable: bool = False
 
     @property
     def acknowledged(self) -> bool:
@@ -79,6 +82,22 @@ class WriteRecord:
         return None if self.label is None else stream(self.label, offset - self.origin, length)
 
 
+class IoWatch(Protocol):
+    """Who hears of all I/O of processes, as it happens: the model.
+
+    What ``..._begins`` answers is given back when it ends; a status is 0 or an errno.
+    """
+
+    def write_begins(self, record: WriteRecord) -> None: ...
+    def write_ends(self, record: WriteRecord) -> None: ...
+    def read_begins(self, device: BlockDevice, offset: int, length: int) -> Any: ...
+    def read_ends(self, read: Any, data: bytes | None, status: int) -> None: ...
+    def flush_begins(self, device: BlockDevice) -> Any: ...
+    def flush_ends(self, flush: Any, status: int) -> None: ...
+    def disk_lied(self, disk: Disk, what: str) -> None: ...
+    def power_cut(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where I/O to a named thing goes: a device, and the bytes of it that are its own."""
@@ -90,15 +109,18 @@ class Place:
 
 
 class World:
-    """See the module.  ``processes`` are those that the scenario runs, in its order."""
+    """See the module.  ``processes`` are those that the scenario runs, in its order.
+
+    ``faulty``: something has gone wrong with a disk.  ``at_first``: what devices hold before anybody does
+    anything, where that is known; it is not changed.
+    """
 
     def __init__(self, plan: Plan, engine: Engine, stack: Stack) -> None:
         self.plan = plan
         self.engine = engine
         self.stack = stack
         self.filesystems = Filesystems()
-        stack.freezer = self.filesystems
-        stack.on_removed = self.remove_deferred
+        self._adopt(stack)
         self.locks = {lock.name: Mutex(f"lock {lock.name}") for lock in plan.locks}
         self.processes: dict[str, ProcessTask] = {}
         self.awaiting: list[ProcessTask] = []
@@ -114,6 +136,16 @@ class World:
         self.halted = False
         self.halt = Latch("the end of the pause")
         self.setup: Task | None = None
+        self.io_watches: list[IoWatch] = []
+        self.faulty = False
+        self.boots = 1
+        self.over = False
+        self.at_first: dict[str, SparseMemory] = {}
+
+    def _adopt(self, stack: Stack) -> None:
+        self.stack = stack
+        stack.freezer = self.filesystems
+        stack.on_removed = self.remove_deferred
 
     @property
     def steps(self) -> int:
@@ -146,12 +178,25 @@ class World:
         self.violations.append(Violation(check, process, text, self.steps, self.engine.now_ns))
         self.engine.note(process, f"VIOLATION of {check}: {text}")
 
+    def mount(self, name: str, device_name: str) -> None:
+        """Mount a filesystem from a device, which it holds open; without the device it is not there."""
+        device = self.stack.disks.get(device_name) or self.stack.devices.get(device_name)
+        if device is None:
+            return
+        self.stack.hold(device)
+        self.filesystems.by_name[name] = Filesystem(self.engine, name, device)
+        self.engine.note(name, f"mounted from {device_name}")
+
+    # What processes do to devices
+
     def write_begins(self, process: str, place: Place, offset: int, length: int, label: str | None,
-                     origin: int) -> WriteRecord:
+                     origin: int, *, fua: bool = False) -> WriteRecord:
         """Record that a process hands a write (or a discard) down; offsets are the device's."""
         self.order += 1
-        record = WriteRecord(place.device.name, offset, length, label, origin, process, self.order)
+        record = WriteRecord(place.device.name, offset, length, label, origin, process, self.order, fua=fua)
         self.writes.append(record)
+        for watch in self.io_watches:
+            watch.write_begins(record)
         return record
 
     def write_ends(self, record: WriteRecord, status: int) -> None:
@@ -159,6 +204,71 @@ class World:
         self.order += 1
         record.ended = self.order
         record.status = status
+        record.durable = record.fua and not status
+        for watch in self.io_watches:
+            watch.write_ends(record)
+
+    def read_begins(self, device: BlockDevice, offset: int, length: int) -> list[Any]:
+        """A process hands a read down; the answer is for :meth:`read_ends`."""
+        return [watch.read_begins(device, offset, length) for watch in self.io_watches]
+
+    def read_ends(self, tokens: list[Any], value: bytes | int) -> None:
+        """A read has ended with data, or with a negative errno."""
+        for watch, token in zip(self.io_watches, tokens, strict=True):
+            if isinstance(value, int):
+                watch.read_ends(token, None, -value)
+            else:
+                watch.read_ends(token, value, 0)
+
+    def flush_begins(self, device: BlockDevice) -> tuple[int, list[Any]]:
+        """A process hands a flush down; the answer is for :meth:`flush_ends`."""
+        return self.order, [watch.flush_begins(device) for watch in self.io_watches]
+
+    def flush_ends(self, device: BlockDevice, began: tuple[int, list[Any]], status: int) -> None:
+        """A flush has ended: what had been acknowledged when it began is durable, if it succeeded."""
+        order, tokens = began
+        for record in self.writes:
+            if record.device == device.name and record.acknowledged and record.ended is not None \
+                    and record.ended <= order and not status:
+                record.durable = True
+        for watch, token in zip(self.io_watches, tokens, strict=True):
+            watch.flush_ends(token, status)
+
+    def disk_lied(self, disk: Disk, what: str) -> None:
+        """A disk does, or will do, something else than it says; ``what`` is the fault."""
+        self.faulty = True
+        for watch in self.io_watches:
+            watch.disk_lied(disk, what)
+
+    def power_lost(self, survivor: Task) -> None:
+        """Begin anew with nothing but the disks; processes end, except for the one that has cut the power."""
+        kept: list[Task] = [survivor]
+        while isinstance(kept[-1], ProcessTask) and kept[-1].parent is not None:
+            kept.append(kept[-1].parent)
+        for process in self.all_processes():
+            if not process.ended and not any(process is one for one in kept):
+                process.end()
+                self.engine.note(process.name, "ended with the machine")
+            process.locks.clear()
+            process.seen_events.clear()
+        old = self.stack
+        stack = Stack(self.engine, old.era, old.target_types)
+        stack.log_lines = old.log_lines
+        for disk in old.disks.values():
+            disk.open_count = 0
+            stack.disks[disk.name] = disk
+        self.filesystems = Filesystems()
+        self._adopt(stack)
+        self.locks = {lock.name: Mutex(f"lock {lock.name}") for lock in self.plan.locks}
+        self.awaiting = [process for process in self.awaiting if not process.ended]
+        self.ranges = WriteRanges()
+        for state in (self.suspenders, self.inside, self.loaders):
+            state.clear()
+        for record in self.writes:
+            if not record.durable:
+                record.status = errno.EIO
+                record.ended = record.ended or self.order
+        self.boots += 1
 
     def all_processes(self) -> Iterator[ProcessTask]:
         """Every process with its branches, in a fixed order."""
@@ -174,7 +284,7 @@ class World:
         return " ".join(names.get(word, word) for word in line.split(" "))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> World:
-        shared: list[Any] = [self.plan, self.stack.target_types, self.stack.era]
+        shared: list[Any] = [self.plan, self.at_first, self.stack.target_types, self.stack.era]
         for process in self.plan.processes:
             shared += [process, process.code]
         for one in shared:

@@ -28,6 +28,7 @@ from .quick import Quick
 from .state import Codec
 
 PROGRESS_STATES: Final = 500
+ASK_FOR_WRITES: Final = ("no-lost-write", "frozen", "model-agrees")
 
 
 class Store(Protocol):
@@ -197,7 +198,7 @@ class Explorer:
         self.graph = Graph()
         self.store: Store = store if store is not None else MemoryStore()
         self.codec = Codec(
-            keeps_writes=any(check.name in ("no-lost-write", "frozen") for check in all_checks(self.scenario)),
+            keeps_writes=any(check.name in ASK_FOR_WRITES for check in all_checks(self.scenario)),
             keeps_steps=any("step" in fault.at for fault in self.scenario.faults))
         self.progress = Progress()
         self.result = Exploration(self.scenario.name, True, "", self.progress)

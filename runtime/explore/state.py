@@ -83,7 +83,7 @@ class Codec:
         if not self.keeps_steps:
             engine.steps = run.first_step = 0
         engine.schedule = []
-        engine.current = None
+        engine.current = engine.last = None
         engine.chooser = FirstChooser()
         engine.runnable = deque(in_order(engine.runnable))
         latches = [mutex.latch for mutex in world.locks.values()]

@@ -27,16 +27,14 @@ class OperationType:
     ``perform`` does it: it answers with a frame that does it and ends with a value, or with the value
     at once.  A negative value is an errno; a :class:`~dmspec.runtime.errors.DmError` that ``perform``
     raises means the same.  ``violates`` names the check that is violated when it fails outside of
-    ``expect error``.  ``later`` says, in words for a diagnostic, with what the operation comes when it
-    parses but cannot run yet.
+    ``expect error``.
     """
 
     name: str
     signature: Signature
     doc: str
-    perform: Perform | None = None
+    perform: Perform
     is_fault: bool = False
-    later: str = ""
     violates: str = NO_ERROR
 
     def words(self, args: dict[str, Any]) -> str:
@@ -67,8 +65,7 @@ class ConditionType:
     name: str
     signature: Signature
     doc: str
-    holds: Callable[[ProcessTask, dict[str, Any]], bool] | None = None
-    later: str = ""
+    holds: Callable[[ProcessTask, dict[str, Any]], bool]
     idle: bool = False
 
     def words(self, args: dict[str, Any]) -> str:

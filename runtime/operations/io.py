@@ -22,11 +22,14 @@ from dmspec.runtime.units import bytes_text, duration_text
 
 if TYPE_CHECKING:
     from dmspec.runtime.process import ProcessTask
-    from dmspec.runtime.world import Place, WriteRecord
+    from dmspec.runtime.world import Place, World, WriteRecord
 
 
 class Transfers(Frame):
-    """``times`` reads or writes, one behind the other; others may run between them."""
+    """``times`` reads or writes, one behind the other; others may run between them.
+
+    Whoever does I/O has its device open meanwhile, so that nobody can remove it.
+    """
 
     def __init__(self, process: ProcessTask, operation: str, args: dict[str, Any]) -> None:
         self.process = process
@@ -39,6 +42,7 @@ class Transfers(Frame):
         self.pattern: str | None = args.get("pattern")
         self.fua = bool(args.get("fua"))
         self.record: WriteRecord | None = None
+        self.reading: list[Any] = []
         self.result: Any = 0
 
     def start(self, task: Task) -> Outcome:
@@ -55,7 +59,10 @@ class Transfers(Frame):
         offset = self._next_offset(place)
         if offset + self.size > place.size and self.operation == "write":
             return Return(-errno.ENOSPC)
+        self.open = place.device
+        process.world.stack.hold(place.device)
         if self.operation == "read":
+            self.reading = process.world.read_begins(place.device, place.base + offset, self.size)
             return Enter(ReadBytes(place.device, place.base + offset, self.size), "done")
         return Enter(self._write(place, place.base + offset), "done")
 
@@ -81,17 +88,21 @@ class Transfers(Frame):
         else:
             assert self.first_byte is not None
             label, origin = self.pattern, place.base + self.first_byte
-        self.record = root.world.write_begins(root.name, place, offset, self.size, label, origin)
+        self.record = root.world.write_begins(root.name, place, offset, self.size, label, origin,
+                                              fua=self.fua)
         data = stream(label, offset - origin, self.size)
         write = WriteBytes(place.device, offset, data, fua=self.fua, ranges=root.world.ranges)
         return write if place.filesystem is None else GuardedWrite(place.filesystem, write)
 
     def done(self, task: Task) -> Outcome:
         """One has ended."""
+        self.process.world.stack.release(self.open)
         value, self.result = self.result, 0
         status = -value if isinstance(value, int) and value < 0 else 0
         if self.record is not None:
             self.process.world.write_ends(self.record, status)
+        else:
+            self.process.world.read_ends(self.reading, value)
         if status:
             return Return(-status)
         if not self.left:
@@ -112,11 +123,13 @@ class Discard(Frame):
     def start(self, task: Task) -> Outcome:
         """Send it."""
         del task
+        self.process.world.stack.hold(self.discard.device)
         return Enter(self.discard, "done")
 
     def done(self, task: Task) -> Outcome:
         """It has ended."""
         del task
+        self.process.world.stack.release(self.discard.device)
         self.process.world.write_ends(self.record, -self.result)
         return Return(self.result)
 
@@ -149,12 +162,15 @@ class Sleep(Frame):
 class Fsync(Frame):
     """``fsync`` on a filesystem: it commits its journal, unless frozen, when there is nothing to commit."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, world: World, place: Place) -> None:
+        self.world = world
         self.place = place
 
     def start(self, task: Task) -> Outcome:
         """Commit and flush."""
         del task
+        self.world.stack.hold(self.place.device)
+        self.began = self.world.flush_begins(self.place.device)
         filesystem = self.place.filesystem
         if filesystem is None or filesystem.frozen:
             return Enter(FlushDevice(self.place.device), "done")
@@ -163,6 +179,8 @@ class Fsync(Frame):
     def done(self, task: Task) -> Outcome:
         """It has ended."""
         del task
+        self.world.stack.release(self.place.device)
+        self.world.flush_ends(self.place.device, self.began, -self.result)
         return Return(self.result)
 
 
@@ -175,7 +193,7 @@ def _read(process: ProcessTask, args: dict[str, Any]) -> Frame:
 
 
 def _flush(process: ProcessTask, args: dict[str, Any]) -> Frame:
-    return Fsync(process.world.place(args["target"]))
+    return Fsync(process.world, process.world.place(args["target"]))
 
 
 def _discard(process: ProcessTask, args: dict[str, Any]) -> Frame:

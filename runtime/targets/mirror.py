@@ -324,10 +324,17 @@ def _natural_length(argv: list[str], size_of: Callable[[str], int | None]) -> in
     return smallest(places, size_of)
 
 
+def _assembled(argv: list[str]) -> list[str]:
+    """A log on disk says what is in sync; without one nothing is."""
+    count = int(argv[1])
+    log_words = [word for word in argv[2:2 + count] if word not in ("sync", "nosync")]
+    return [argv[0], str(len(log_words)), *log_words, *argv[2 + count:]]
+
+
 MIRROR: Final = TargetType(
     "mirror", (1, 14, 0),
     signature(
         pos("legs", Kind.DEVICE_AT, repeated=True), opt("log", Kind.DEVICE, "core"),
         opt("region", Kind.SIZE, 524288), flag("sync"), flag("nosync"),
         flag("handle_errors"), flag("keep_log"),
-    ), _params, "The same data on every leg.", Mirror, _natural_length)
+    ), _params, "The same data on every leg.", Mirror, _natural_length, assembled=_assembled)

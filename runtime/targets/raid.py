@@ -370,10 +370,18 @@ def _natural_length(argv: list[str], size_of: Callable[[str], int | None]) -> in
     return smallest([(name, 0) for name in names if name != "-"], size_of)
 
 
+def _assembled(argv: list[str]) -> list[str]:
+    """The superblocks say what is in sync; without metadata the array is as new."""
+    count = int(argv[1])
+    words = [word for word in argv[2:2 + count] if word not in ("sync", "nosync")]
+    return [argv[0], str(len(words)), *words, *argv[2 + count:]]
+
+
 RAID: Final = TargetType(
     "raid", (1, 15, 1),
     signature(
         pos("legs", Kind.DEVICE, repeated=True), opt("region", Kind.SIZE), flag("sync"), flag("nosync"),
         opt("rebuild", Kind.COUNT), opt("write-mostly", Kind.COUNT),
         flag("metadata", doc="the devices are pairs: one for metadata, one for data"),
-    ), _params, "A mirror that drops a failed leg by itself (raid1).", Raid, _natural_length)
+    ), _params, "A mirror that drops a failed leg by itself (raid1).", Raid, _natural_length,
+    assembled=_assembled)

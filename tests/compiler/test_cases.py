@@ -40,12 +40,12 @@ def reported(diagnostics: list[Diagnostic]) -> Expected:
 
 @pytest.mark.parametrize("file", GOOD + BAD, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_says_what_the_spec_expects(file: Path) -> None:
-    assert reported(compile_file(file, allow_later=True).diagnostics) == expected(file)
+    assert reported(compile_file(file).diagnostics) == expected(file)
 
 
 @pytest.mark.parametrize("file", GOOD, ids=lambda file: file.stem)
 def test_good_specs_give_a_plan_that_survives_its_bytes(file: Path) -> None:
-    plan = compile_file(file, allow_later=True).plan
+    plan = compile_file(file).plan
     assert plan is not None
     assert from_bytes(to_bytes(plan)) == plan
 
@@ -54,7 +54,7 @@ def test_good_specs_give_a_plan_that_survives_its_bytes(file: Path) -> None:
 def test_the_same_spec_gives_the_same_bytes_wherever_it_is(file: Path, tmp_path: Path) -> None:
     moved = tmp_path / file.name
     moved.write_bytes(file.read_bytes())
-    first, second = (compile_file(one, allow_later=True).plan for one in (file, moved))
+    first, second = (compile_file(one).plan for one in (file, moved))
     assert first is not None
     assert second is not None
     assert to_bytes(first) == to_bytes(second)
@@ -64,16 +64,6 @@ def test_the_same_spec_gives_the_same_bytes_wherever_it_is(file: Path, tmp_path:
 def test_bad_specs_give_no_plan(file: Path) -> None:
     compiled = compile_file(file)
     assert compiled.plan is None or not any(letter == "E" for _, letter, _ in expected(file))
-
-
-@pytest.mark.parametrize("file", GOOD + BAD, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_what_comes_later_is_an_error_only_where_it_should_run(file: Path) -> None:
-    strict = compile_file(file)
-    if any(code == "DM901" for _, _, code in expected(file)):
-        assert strict.plan is None
-        assert "DM901" in {one.code for one in strict.diagnostics}
-    elif file in GOOD:
-        assert strict.plan is not None
 
 
 def test_every_code_has_a_spec_that_shows_it() -> None:

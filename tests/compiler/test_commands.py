@@ -10,13 +10,12 @@ from dmspec.cli import main
 from dmspec.runtime.plan import from_bytes
 
 GOOD = "disk d 8MiB\ndevice x { linear d }\nprocess p { flush x }\n"
-LATER = GOOD + "process q { power-cut }\n"
 WRONG = "disk d 8MB\nprocess p { flsh d }\n"
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, text in (("good", GOOD), ("later", LATER), ("wrong", WRONG)):
+    for name, text in (("good", GOOD), ("wrong", WRONG)):
         (tmp_path / f"{name}.dms").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -29,12 +28,6 @@ def dmspec(*args: str) -> Result:
 def test_check(folder: Path) -> None:
     result = dmspec("check", "good.dms")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "good.dms: ok\n", "")
-
-
-def test_check_remarks_on_what_comes_later(folder: Path) -> None:
-    result = dmspec("check", "later.dms")
-    assert result.exit_code == 0
-    assert "note[DM901]" in result.stderr
 
 
 def test_check_shows_all_errors_of_all_files(folder: Path) -> None:
@@ -94,7 +87,7 @@ def test_compile_to_what_is_not_there(folder: Path, form: str, said: str) -> Non
     assert said in result.stderr
 
 
-@pytest.mark.parametrize("name", ["wrong", "later", "none"])
+@pytest.mark.parametrize("name", ["wrong", "none"])
 def test_compile_of_what_cannot_run_writes_nothing(folder: Path, name: str) -> None:
     result = dmspec("compile", f"{name}.dms", "-o", "out")
     assert result.exit_code == 2

@@ -26,7 +26,7 @@ SLOW = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, H
 
 def compiles_or_says_why(text: str) -> None:
     """The one property of all fuzzing: a plan or an error, and never both or neither."""
-    compiled = compile_text(text, allow_later=True)
+    compiled = compile_text(text)
     assert (compiled.plan is None) == any(one.is_error for one in compiled.diagnostics)
     assert render(compiled.diagnostics, color=True) or not compiled.diagnostics
     assert len(to_json(compiled.diagnostics)) == len(compiled.diagnostics)

@@ -101,8 +101,8 @@ def test_nesting_that_is_not_too_deep() -> None:
 ])
 def test_huge_numbers(text: str, digits: str) -> None:
     found = codes(compile_text(text.format(digits), name="x"))
-    assert set(found) <= {"DM210", "DM305", "DM901", "DM302"}
-    assert found != ["DM901"]
+    assert set(found) <= {"DM210", "DM305", "DM302"}
+    assert found
 
 
 def test_many_errors_are_cut_off() -> None:

@@ -13,11 +13,11 @@ from dmspec.compiler.source import Source, Span
 CASES = Path(__file__).parent / "cases"
 
 
-@pytest.mark.parametrize("name", ["braces", "later", "loads", "names", "strays", "syntax"])
+@pytest.mark.parametrize("name", ["braces", "loads", "names", "strays", "syntax"])
 def test_golden(name: str) -> None:
     spec = CASES / "bad" / f"{name}.dms"
     golden = CASES / "golden" / f"{name}.txt"
-    compiled = compile_text(spec.read_text(encoding="utf-8"), spec.name, allow_later=True)
+    compiled = compile_text(spec.read_text(encoding="utf-8"), spec.name)
     shown = render(compiled.diagnostics) + "\n" + summary(compiled.diagnostics) + "\n"
     if os.environ.get("DMSPEC_UPDATE_GOLDEN"):
         golden.write_text(shown, encoding="utf-8")

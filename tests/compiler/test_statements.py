@@ -57,7 +57,6 @@ def test_statements(plan: Plan, text: str, operations: list[str]) -> None:
     ("}", ["DM009"]),
     ('read "', ["DM008"]),
     ("read vol\0", ["DM003"]),
-    ("power-cut", ["DM901"]),
     ("repeat 2 {" * 100, ["DM005"]),
     ("write size=\n" * 40, ["DM006"] * 25),
 ])

@@ -9,7 +9,7 @@ import pytest
 from dmspec.runtime.bio import Bio
 from dmspec.runtime.block import BlockDevice
 from dmspec.runtime.plan import Device, Instr
-from dmspec.runtime.registry import CHECKS, TARGETS
+from dmspec.runtime.registry import TARGETS
 from dmspec.runtime.runner import Result, run_scenario
 from dmspec.runtime.targets.linear import LINEAR as LINEAR_TARGET
 from dmspec.runtime.targets.linear import Linear
@@ -331,11 +331,6 @@ def test_overflow_and_invalid(name: str, code: list[Instr]) -> None:
     assert judge(name, quiet, mode="sometimes", device="snap", more=SNAPSHOT) == (True, "it never came to that")
     assert judge(name, quiet, mode="finally", device="snap", more=SNAPSHOT) == (
         True, f"the status of snap does not say {name.capitalize()}")
-
-
-def test_checks_that_come_later_say_with_what() -> None:
-    assert {name for name, kind in CHECKS.items() if kind.watch is None} == {"model-agrees"}
-    assert all(kind.later for kind in CHECKS.values() if kind.watch is None)
 
 
 def test_a_check_changes_nothing() -> None:

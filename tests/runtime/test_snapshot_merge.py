@@ -42,6 +42,9 @@ class Volatile:
         self.durable = SparseMemory(dict(self.seen.pages))
         self.pending.clear()
 
+    def harden(self, offset: int, length: int) -> None:
+        self.flush()
+
     def close(self) -> None:
         self.pending.clear()
 

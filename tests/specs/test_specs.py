@@ -16,7 +16,7 @@ SPECS = Path(__file__).parents[2] / "specs"
 ALL = sorted(path.relative_to(SPECS).as_posix() for path in SPECS.glob("*/*.dms"))
 
 # The mail's scenarios are explored (tests/explore/test_mail.py): what they come to need not come in one run.
-RUN = [name for name in ALL if not name.startswith(("lib/", "demo/", "mail/"))]
+RUN = [name for name in ALL if not name.startswith(("lib/", "demo/", "mail/", "properties/"))]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -16,6 +16,7 @@ COMMANDS: tuple[CommandEntry, ...] = (
     CommandEntry("run", "dmspec.cli.run", "Run a spec's scenarios and say what happened."),
     CommandEntry("replay", "dmspec.cli.replay", "Run a kept trace again, byte for byte."),
     CommandEntry("compile", "dmspec.cli.compile", "Write a spec in another form."),
+    CommandEntry("test", "dmspec.cli.test", "Test a spec's properties with drawn operations, faults and power cuts."),
     CommandEntry("explore", "dmspec.cli.explore", "Look at every interleaving of a spec's scenarios."),
     CommandEntry("mount", "dmspec.cli.mount", "Show a spec's devices as files."),
     CommandEntry("do", "dmspec.cli.do", "Do something to a mounted stack, or show its status."),

@@ -16,8 +16,7 @@ CHECK_SHAPE_VERSION = 1
 def command(files: tuple[str, ...], as_json: bool, explain: str | None) -> int:
     """Parse and check specs; everything wrong in them is shown at once.
 
-    The exit status is 2 where there is an error.  Parts of the language whose runtime comes later are checked
-    like all others, and remarked on.
+    The exit status is 2 where there is an error.
     """
     if explain is not None:
         return _explain(explain)
@@ -26,7 +25,7 @@ def command(files: tuple[str, ...], as_json: bool, explain: str | None) -> int:
     from dmspec.cli.plans import show_diagnostics
     from dmspec.compiler import compile_file
 
-    found = {name: compile_file(name, allow_later=True) for name in files}
+    found = {name: compile_file(name) for name in files}
     wrong = any(not one.ok for one in found.values())
     if as_json:
         from dmspec.compiler.render import to_json

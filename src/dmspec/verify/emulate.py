@@ -25,7 +25,7 @@ from dmspec.runtime.sim import SimEngine
 from dmspec.runtime.task import Frame, Task
 from dmspec.runtime.units import MIB, SECTOR_BYTES
 from dmspec.verify.layers import Layer
-from dmspec.verify.steps import FAULTS, IO, Case, DiskSpec, Outcome, Played, Seen, Step
+from dmspec.verify.steps import FAULTS, Case, DiskSpec, Outcome, Played, Seen, Step
 
 STEP_LIMIT: Final = 2_000_000
 NO_DEVICES: Final = "No devices found"
@@ -83,7 +83,8 @@ class Emulated:
         return outcome
 
     def _opened(self, step: Step) -> list[BlockDevice]:
-        if step.op not in IO:
+        """Whom a step holds open that is not one of the runtime's own operations, which do that themselves."""
+        if step.op != "read":
             return []
         stack = self.world.stack
         name = step.args["target"]
@@ -105,7 +106,6 @@ class Emulated:
             layer = next(one for one in self.layers if one.disk.name == step.args["disk"])
             layer.strike(step)
         perform = OPERATIONS[step.op].perform
-        assert perform is not None, step.op
         return perform(process, step.args)
 
     def _ask_for_discard(self, device: BlockDevice) -> None:

@@ -130,7 +130,6 @@ class Walker:
 
     def _holds(self, instr: plans.Instr) -> bool:
         condition = CONDITIONS[instr.args["condition"]].holds
-        assert condition is not None
         return condition(self.task, instr.args["args"])
 
     def _wait(self, instr: plans.Instr) -> bool:
