@@ -12,7 +12,7 @@ copied, hashed and compared.  The control instructions are:
 ``unlock``     ``name``
 ``jump``       ``to``
 ``branch``     ``condition``, ``args``, ``negate``, ``to``: jump when it is false
-``loop``       ``slot``, ``times``, ``to``: head of a repeat; jumps when it is through
+``loop``       ``slot``, ``times`` (null: for ever), ``to``: head of a repeat; jumps at its end
 ``choose``     ``to``: a list, one of which the schedule picks
 ``fork``       ``starts``, ``to``: run each branch (it ends in ``end``), then go on there
 ``try``        ``errno`` (or null for any), ``must``, ``to``: on such an error jump there
@@ -351,7 +351,8 @@ def _verify_control(instr: Instr, process: Process, names: _Names, at: str) -> N
         "lock": lambda: args["name"] in names.locks,
         "unlock": lambda: args["name"] in names.locks,
         "branch": lambda: isinstance(args["negate"], bool),
-        "loop": lambda: (_is_count(args["slot"]) and args["slot"] < process.slots and _is_count(args["times"])),
+        "loop": lambda: (_is_count(args["slot"]) and args["slot"] < process.slots
+                         and (args["times"] is None or _is_count(args["times"]))),
         "try": lambda: _is_errno(args["errno"]) and isinstance(args["must"], bool),
         "end-try": lambda: _is_errno(args["errno"]) and isinstance(args["must"], bool),
         "await": lambda: args["within_ns"] is None or _is_count(args["within_ns"]),

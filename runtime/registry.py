@@ -13,6 +13,7 @@ from .operations.control import CONTROL_OPERATIONS
 from .operations.expectations import EXPECTATION_OPERATIONS
 from .operations.faults import FAULT_OPERATIONS
 from .operations.io import IO_OPERATIONS
+from .operations.monitoring import MONITORING_OPERATIONS
 from .targets.base import TargetType
 from .targets.delay import DELAY
 from .targets.dust import DUST
@@ -48,7 +49,7 @@ TARGETS: Mapping[str, TargetType] = _table(
     LOG_WRITES,
 )
 OPERATIONS: Mapping[str, OperationType] = _table(
-    *CONTROL_OPERATIONS, *IO_OPERATIONS, *FAULT_OPERATIONS, *EXPECTATION_OPERATIONS,
+    *CONTROL_OPERATIONS, *IO_OPERATIONS, *FAULT_OPERATIONS, *EXPECTATION_OPERATIONS, *MONITORING_OPERATIONS,
 )
 CONDITIONS: Mapping[str, ConditionType] = _table(*CONDITION_TYPES)
 CHECKS: Mapping[str, CheckType] = _table(*CHECK_TYPES)

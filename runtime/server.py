@@ -257,6 +257,7 @@ class MountServer:
             world.awaiting = self.world.awaiting
             world.ranges = self.world.ranges
             world.suspenders = self.world.suspenders
+            world.registered = self.world.registered
             process = ProcessTask(world, plan.process("do"))
             self.processes.add(process)
             self.listeners.append(note)

@@ -90,7 +90,10 @@ class Place:
 
 
 class World:
-    """See the module.  ``processes`` are those that the scenario runs, in its order."""
+    """See the module.  ``processes`` are those that the scenario runs, in its order.
+
+    ``registered`` has the devices that dmeventd watches, and the event number that it has seen last of each.
+    """
 
     def __init__(self, plan: Plan, engine: Engine, stack: Stack) -> None:
         self.plan = plan
@@ -110,6 +113,7 @@ class World:
         self.suspenders: dict[str, str] = {}
         self.inside: dict[str, str] = {}
         self.loaders: dict[str, str] = {}
+        self.registered: dict[str, int] = {}
         self.races: list[str] = []
         self.halted = False
         self.halt = Latch("the end of the pause")

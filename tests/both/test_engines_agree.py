@@ -81,6 +81,8 @@ SEQUENCES = {
     "hash": "write top at=0 size=64KiB\nsha256 top 0+64KiB as=first\nread top at=0 size=64KiB",
     "slow": "delay a 1ms\nwrite top at=0 size=8KiB\nheal a\nsleep 1ms\nflush top",
     "detach": "write top at=0 size=8KiB\ndetach c\nread top at=0 size=64KiB\nheal c\nread top at=0 size=8KiB",
+    "wipe": "write top at=0 size=16KiB\nwipe top at=4KiB size=4KiB\nwipe top at=700 size=9000",
+    "watched": "register top\nwrite top at=0 size=8KiB\nunregister top\nwrite top at=8KiB size=8KiB",
     "message": "message top \"hello\"",
     "marks": "write top at=0 size=8KiB\nflush top\nmessage top \"mark one\"\nwrite top at=4KiB size=8KiB\nflush top",
     "bad-blocks": "message top \"addbadblock 3 1\"\nmessage top \"enable\"\nread top at=0 size=64KiB\n"

@@ -51,17 +51,13 @@ def command(file: str, scenario: str | None, most_states: int, preemptions: int 
     The verdict on each check is exact within the bounds: a violation comes with the shortest way to it, and
     "holds" means that every state was looked at. Ctrl-C ends the search and shows what it has found so far.
     """
-    from dmspec.cli.plans import load_plan
+    from dmspec.cli.plans import load_plan, pick_scenarios
     from dmspec.runtime.build import BuildError
     from dmspec.runtime.explore.judge import judge
-    from dmspec.runtime.runner import scenario_of, scenarios_of
+    from dmspec.runtime.runner import scenario_of
 
     plan = load_plan(file)
-    names = [one.name for one in scenarios_of(plan)]
-    if scenario is not None:
-        if scenario not in names:
-            die(EXIT_USAGE, f"{file} has no scenario {scenario!r}; it has: {', '.join(names)}")
-        names = [scenario]
+    names = pick_scenarios(plan, file, scenario)
     if report_path is not None:
         _must_be_writable(report_path)
     documents = []
