@@ -26,6 +26,8 @@ class Era:
     this rule they stay held, and the suspend waits for them (the mail's second case).
     ``old_table_destroyed_first``: a swap destroys the old table before the new one is bound.
     ``presuspend_undo``: an aborted suspend is undone in the targets.
+    ``empty_device_waits``: a bio to a device that has had no table yet waits for one (dm since 5.18, but since
+    6.5 the block layer fails it before, because the device's size is 0).
     """
 
     name: str
@@ -43,11 +45,14 @@ class Era:
     old_table_destroyed_first: bool = False
     presuspend_undo: bool = True
     flush_suspend_fails_held: bool = True
+    empty_device_waits: bool = False
 
 
 ERAS: Mapping[str, Era] = MappingProxyType({
     "now": Era("now"),
     "without-eio-rule": Era("without-eio-rule", flush_suspend_fails_held=False),
+    "6.3": Era("6.3", empty_device_waits=True),
+    "without-eio-rule-6.3": Era("without-eio-rule-6.3", empty_device_waits=True, flush_suspend_fails_held=False),
     "2.6.34": Era("2.6.34", keep_log=False, snapshot_overflow=False, raid=False, presuspend_undo=False),
     "2.6.32": Era(
         "2.6.32", holds_failed_writes=False, holds_before_recovery_stop=False,

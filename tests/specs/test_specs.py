@@ -36,7 +36,8 @@ def test_it_comes_to_what_it_says(name: str) -> None:
 
 
 # An expected violation need not come under every schedule.
-STEADY = [name for name in RUN if name.startswith(("tour/", "lvm/")) and "expect violation" not in (SPECS / name).read_text()]
+STEADY = [name for name in RUN if name.startswith(("tour/", "lvm/"))
+          and "expect violation" not in (SPECS / name).read_text()]
 
 
 @pytest.mark.parametrize("name", STEADY)
