@@ -4,11 +4,12 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo mail kernel-cases verify packages browser guest clean
+.PHONY: help test lint demo demo-live mail kernel-cases verify packages browser guest clean
 
 help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'
 	@echo 'make demo    a mirror with a snapshot: mounted, broken, repaired, checked'
+	@echo 'make demo-live  the deadlock of two commands on a real ext4, and the ways out of it (root)'
 	@echo 'make kernel-cases  the scripts that a real kernel was recorded with, run on mounts (some minutes)'
 	@echo 'make verify  every spec that can be, and 200 drawn sequences, against a real kernel'
 	@echo 'make mail    the slow tests: the mail explored in full, beside SPIN (minutes)'
@@ -27,6 +28,9 @@ lint: $(VENV)/installed
 
 demo: $(VENV)/installed packages
 	sh specs/demo.sh
+
+demo-live: $(VENV)/installed packages
+	sh specs/demo-live.sh
 
 mail: $(VENV)/installed packages
 	$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
