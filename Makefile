@@ -57,7 +57,7 @@ guest:
 # is only named.
 verify: $(VENV)/installed packages guest
 	$(VENV)/bin/dmspec verify specs/targets/*.dms
-	$(VENV)/bin/dmspec verify specs/tour/*.dms || [ $$? -eq 2 ]
+	$(VENV)/bin/dmspec verify specs/tour/*.dms specs/lvm/*.dms || [ $$? -eq 2 ]
 	DMSPEC_SEQUENCES=200 $(VENV)/bin/pytest -s tests/verify/test_differential.py $(PYTEST_ARGS)
 
 # Installed anew only when pyproject.toml changes: it is an editable install, so the sources are no part of that. The
