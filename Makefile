@@ -4,11 +4,12 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo mail kernel-cases verify packages browser guest clean
+.PHONY: help test lint demo demo-live mail kernel-cases verify packages browser guest clean
 
 help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'
 	@echo 'make demo    a mirror with a snapshot: mounted, broken, repaired, checked'
+	@echo 'make demo-live  the deadlock of two commands on a real ext4, and the ways out of it (root)'
 	@echo 'make kernel-cases  the scripts that a real kernel was recorded with, run on mounts (some minutes)'
 	@echo 'make verify  every spec that can be, and 200 drawn sequences, against a real kernel'
 	@echo 'make mail    the slow tests: the mail explored in full, beside SPIN (minutes)'
@@ -27,6 +28,9 @@ lint: $(VENV)/installed
 
 demo: $(VENV)/installed packages
 	sh specs/demo.sh
+
+demo-live: $(VENV)/installed packages
+	sh specs/demo-live.sh
 
 mail: $(VENV)/installed packages
 	$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
@@ -53,7 +57,7 @@ guest:
 # is only named.
 verify: $(VENV)/installed packages guest
 	$(VENV)/bin/dmspec verify specs/targets/*.dms
-	$(VENV)/bin/dmspec verify specs/tour/*.dms || [ $$? -eq 2 ]
+	$(VENV)/bin/dmspec verify specs/tour/*.dms specs/lvm/*.dms || [ $$? -eq 2 ]
 	DMSPEC_SEQUENCES=200 $(VENV)/bin/pytest -s tests/verify/test_differential.py $(PYTEST_ARGS)
 
 # Installed anew only when pyproject.toml changes: it is an editable install, so the sources are no part of that. The

@@ -229,9 +229,9 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The kernel whose behaviour is meant."""
+    """The kernel whose behaviour is meant; a scenario may name several."""
 
-    era: Word | Quantity
+    eras: tuple[Word | Quantity, ...]
     span: Span
 
 
@@ -333,9 +333,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """``expect violation of no-deadlock``."""
+    """``expect violation of no-deadlock``; with ``on 2.6.34 now`` only on those kernels."""
 
     check: Word
+    eras: tuple[Word | Quantity, ...]
     span: Span
 
 

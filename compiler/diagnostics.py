@@ -234,7 +234,7 @@ CODES: Final = _table(
          "a text, for the same targets."),
     Code("DM302", "a segment without a size",
          "Only where a table has a single segment, and that lies on other devices, can its size be left out: "
-         "it is theirs then."),
+         "it is theirs then.  In a table that is loaded the size of the device's present table is what is left."),
     Code("DM303", "a statement in a table",
          "A table holds segments: a size and a target with its arguments, or the kernel's own line as a text."),
     Code("DM304", "a segment outside a table",
@@ -258,11 +258,14 @@ CODES: Final = _table(
     Code("DM404", "a process that is too long",
          "With its procedures put in, a process has at most 10000 steps.  `repeat N { }` costs one step only."),
     Code("DM405", "said twice",
-         "A scenario runs a process once, and has one kernel; a property has one list of operations."),
+         "A scenario runs a process once, and names each of its kernels once, in one line; a property has one list of "
+         "operations, and a file one kernel."),
     Code("DM406", "a range that is none",
          "The least number of operations is not larger than the greatest, and at least 1 operation is drawn."),
     Code("DM407", "a property that draws nothing",
          "`operations 1..40 of { ... }` says what is drawn."),
     Code("DM408", "nothing that can be negated",
          "`await not` is not there: wait for the condition that ends the wait."),
+    Code("DM409", "a kernel on which the scenario is not run",
+         "`expect violation of CHECK on KERNEL...` names kernels of the scenario's own `kernel` line."),
 )

@@ -32,8 +32,13 @@ def kernel_says(lines: list[str], sizes: Mapping[str, int | None], era: Era,
     said = check_table(lines, named, era, own_name)
     unknown = {name for name, size in named.items() if size is None}
     refusals = [Refusal(line, message, errno_name(error)) for line, message, error in said
-                if error != errno.EIO or not unknown.intersection(lines[line].split())]
+                if not (unknown.intersection(lines[line].split()) and _may_be_wrong(lines[line], message, error))]
     return refusals, _size(lines, sizes)
+
+
+def _may_be_wrong(line: str, message: str, error: int) -> bool:
+    """Whether a refusal may be due to a size that is only assumed here."""
+    return error == errno.EIO or (line.split()[1:2] == ["*"] and "too small" in message)
 
 
 def natural_length(target: str, params: list[str], sizes: Mapping[str, int | None]) -> int | None:

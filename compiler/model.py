@@ -56,10 +56,10 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """A body, several times."""
+    """A body, several times; ``None``: for ever."""
 
     place: Place
-    times: int
+    times: int | None
     body: tuple[Step, ...]
 
 

@@ -69,17 +69,20 @@ class Scenarios:
                 checks += self._check(line)
             elif isinstance(line, ast.Violation):
                 violations.append(line)
-        kernel = self.kernel([line for line in one.lines if isinstance(line, ast.Kernel)])
+        eras = self.eras([line for line in one.lines if isinstance(line, ast.Kernel)])
         if not runs:
             self.context.say("DM401", f"scenario `{one.name.text}` runs nothing", one.name.span,
                              expected="`run PROCESS...`", help_=self._processes())
         made = [line.call.head.span.text for line in one.lines if isinstance(line, ast.Check)]
         for violation in violations:
-            self._violation(violation, made)
-        self.model.scenarios.append(Scenario(
-            one.name.text, one.title, list(runs), faults, checks,
-            list(dict.fromkeys(violation.check.text for violation in violations)), kernel, one.span.line,
-            schedule))
+            self._violation(violation, made, eras)
+        for era in eras or [""]:
+            expected = [line.check.text for line in violations
+                        if not line.eras or era in [named.text for named in line.eras]]
+            name = f"{one.name.text}@{era}" if len(eras) > 1 else one.name.text
+            self.model.scenarios.append(Scenario(
+                name, one.title, list(runs), faults, checks, list(dict.fromkeys(expected)), era, one.span.line,
+                schedule))
 
     def _processes(self) -> str:
         names = self.context.names.processes
@@ -107,20 +110,34 @@ class Scenarios:
         return picks
 
     def kernel(self, given: list[ast.Kernel]) -> str:
-        """The era that `kernel` lines name; an empty string without one."""
+        """The era that a `kernel` line names where there can be only one; an empty string without one."""
+        for extra in given[0].eras[1:] if given else ():
+            self.context.say("DM405", "a second kernel", extra.span,
+                             help_="a scenario can be for several kernels, one after the other")
+        return next(iter(self.eras(given)), "")
+
+    def eras(self, given: list[ast.Kernel]) -> list[str]:
+        """The eras that a `kernel` line names."""
         for one in given[1:]:
             self.context.say("DM405", "the kernel is named twice", one.span,
                              related=(Related("first here", given[0].span),))
-        if not given:
-            return ""
-        name = given[0].era.text
-        if name not in ERAS:
-            self.context.say("DM214", f"dmspec does not know the kernel `{name}`", given[0].era.span,
-                             expected=listed(sorted(ERAS), "or"), help_=did_you_mean(name, ERAS))
-            return ""
-        return name
+        known: list[str] = []
+        for era in given[0].eras if given else ():
+            if era.text not in ERAS:
+                self.context.say("DM214", f"dmspec does not know the kernel `{era.text}`", era.span,
+                                 expected=listed(sorted(ERAS), "or"), help_=did_you_mean(era.text, ERAS))
+            elif era.text in known:
+                self.context.say("DM405", f"the kernel `{era.text}` is named twice", era.span)
+            else:
+                known.append(era.text)
+        return known
 
-    def _violation(self, one: ast.Violation, made: list[str]) -> None:
+    def _violation(self, one: ast.Violation, made: list[str], eras: list[str]) -> None:
+        for era in one.eras:
+            if era.text not in eras:
+                self.context.say("DM409", f"this scenario is not run on the kernel `{era.text}`", era.span,
+                                 expected=listed(eras, "or") if eras else "a kernel of this scenario's `kernel` line",
+                                 help_=did_you_mean(era.text, eras))
         if one.check.text in made:
             return
         code = "DM402" if one.check.text in CHECKS else "DM212"

@@ -40,6 +40,7 @@ from dmspec.runtime.registry import CONDITIONS, OPERATIONS
 from dmspec.runtime.signature import Kind, Param
 
 MAX_STEPS: Final = 10_000
+FOREVER: Final = "forever"
 _WITHIN: Final = Param("within", Kind.DURATION, None)
 _TIMES: Final = Param("times", Kind.COUNT)
 Steps = tuple[Step, ...]
@@ -309,7 +310,11 @@ class Statements:
 
     def _repeat(self, statement: ast.Repeat, scope: Scope) -> list[Step]:
         bound = scope.resolve(statement.times)
-        times: Any = UNUSABLE if bound is None else self.evaluator.value(_TIMES, bound)
+        times: Any = UNUSABLE
+        if bound is not None and isinstance(bound.expr, ast.Word) and bound.expr.text == FOREVER:
+            times = None
+        elif bound is not None:
+            times = self.evaluator.value(_TIMES, bound)
         body = self.body(statement.block, scope)
         return [] if times is UNUSABLE else [Repeated(self._place(statement.span, scope), times, body)]
 

@@ -45,12 +45,16 @@ class Tables:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        # An operation loads its table into a device, which has a size that the table can have too.
+        self.into_device = False
         # The tables that operations load, for the kernel to be asked about: each text once.
         self.loaded: dict[tuple[str, ...], tuple[list[Line], Scope]] = {}
 
     def texts(self, block: ast.Block, scope: Scope) -> Any:
         """The lines of an operation's table, or UNUSABLE."""
+        self.into_device = True
         lines = self.lines(block, scope)
+        self.into_device = False
         if lines is None:
             return UNUSABLE
         texts = [line.text for line in lines]
@@ -147,7 +151,7 @@ class Tables:
         if target is None:
             return UNUSABLE
         lies_on_devices = any(one.kind in (Kind.DEVICE, Kind.DEVICE_AT) for one in target.signature)
-        if alone and lies_on_devices:
+        if alone and (lies_on_devices or self.into_device):
             return WHOLE
         why = "each segment of several needs its size" if not alone else f"`{target.name}` lies on no device"
         self.context.say("DM302", f"this segment has no size: {why}", piece.call.head.span, piece.scope,

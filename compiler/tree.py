@@ -237,10 +237,11 @@ class Builder:
         return ast.Use(self._name(tree.children[0]), self._span(tree))
 
     def _kernel(self, tree: Tree[Token]) -> ast.Kernel:
-        token = tree.children[0]
-        assert isinstance(token, Token)
-        era = self._name(token) if token.type == "NAME" else self._number(token)
-        return ast.Kernel(era, self._span(tree))
+        return ast.Kernel(self._eras(tree), self._span(tree))
+
+    def _eras(self, tree: Tree[Token]) -> tuple[ast.Word | ast.Quantity, ...]:
+        return tuple(self._name(token) if isinstance(token, Token) and token.type == "NAME" else self._number(token)
+                     for token in tree.children)
 
     def _disk(self, tree: Tree[Token]) -> ast.Disk:
         name, *args = tree.children
@@ -287,7 +288,9 @@ class Builder:
         return ast.Check(self._name(mode), self._node(call), self._span(tree))
 
     def _violation(self, tree: Tree[Token]) -> ast.Violation:
-        return ast.Violation(self._name(tree.children[0]), self._span(tree))
+        check, *eras = tree.children
+        named = () if not eras or eras[0] is None else self._node(eras[0])
+        return ast.Violation(self._name(check), named, self._span(tree))
 
     def _on(self, tree: Tree[Token]) -> ast.On:
         return ast.On(tuple(self._name(child) for child in tree.children), self._span(tree))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,13 @@ class Era:
     this rule they stay held, and the suspend waits for them (the mail's second case).
     ``old_table_destroyed_first``: a swap destroys the old table before the new one is bound.
     ``presuspend_undo``: an aborted suspend is undone in the targets.
+    ``empty_device_waits``: a bio to a device that has had no table yet waits for one (dm since 5.18, but since
+    6.5 the block layer fails it before, because the device's size is 0).
+    ``log_failure_fails_writes``: a write to what is in sync ends with EIO once the log has failed.
+    ``snapshot_tracks_reads``: the end of a copy waits for reads of the origin that began before it.
+    ``failed_copies_are_committed``: the store is told of a copy that has failed too, so that it counts right.
+
+    ``before-COMMIT`` is a kernel without that one fix, and otherwise the era that has it.
     """
 
     name: str
@@ -43,17 +51,29 @@ class Era:
     old_table_destroyed_first: bool = False
     presuspend_undo: bool = True
     flush_suspend_fails_held: bool = True
+    empty_device_waits: bool = False
+    log_failure_fails_writes: bool = False
+    snapshot_tracks_reads: bool = True
+    failed_copies_are_committed: bool = True
 
 
-ERAS: Mapping[str, Era] = MappingProxyType({
-    "now": Era("now"),
-    "without-eio-rule": Era("without-eio-rule", flush_suspend_fails_held=False),
-    "2.6.34": Era("2.6.34", keep_log=False, snapshot_overflow=False, raid=False, presuspend_undo=False),
-    "2.6.32": Era(
-        "2.6.32", holds_failed_writes=False, holds_before_recovery_stop=False,
-        nosync_writes_join_failures=False, log_failure_blocks_only_handled=False,
-        flushes_reach_legs=False, log_flushes_devices=False, keep_log=False,
-        snapshot_handover=False, snapshot_usage_metadata=False, snapshot_overflow=False, raid=False,
-        old_table_destroyed_first=True, presuspend_undo=False,
-    ),
-})
+_2_6_34: Final = Era("2.6.34", keep_log=False, snapshot_overflow=False, raid=False, presuspend_undo=False)
+_2_6_32: Final = Era(
+    "2.6.32", holds_failed_writes=False, holds_before_recovery_stop=False,
+    nosync_writes_join_failures=False, log_failure_blocks_only_handled=False,
+    flushes_reach_legs=False, log_flushes_devices=False, keep_log=False,
+    snapshot_handover=False, snapshot_usage_metadata=False, snapshot_overflow=False, raid=False,
+    old_table_destroyed_first=True, presuspend_undo=False)
+
+_ALL: Final = (
+    Era("now"),
+    Era("without-eio-rule", flush_suspend_fails_held=False),
+    Era("6.3", empty_device_waits=True),
+    Era("without-eio-rule-6.3", empty_device_waits=True, flush_suspend_fails_held=False),
+    Era("before-385277bfb57f", failed_copies_are_committed=False),
+    _2_6_34,
+    _2_6_32,
+    replace(_2_6_32, name="before-a8d41b59f3f5", snapshot_tracks_reads=False),
+    replace(_2_6_32, name="before-b80aa7a0c268", log_failure_fails_writes=True),
+)
+ERAS: Mapping[str, Era] = MappingProxyType({era.name: era for era in _ALL})

@@ -79,7 +79,8 @@ class MappedDevice(BlockDevice):
             if bio.op is Op.FLUSH:
                 bio.complete(0)
                 return
-        if bio.sector + bio.sectors > self.sectors:
+        if bio.sector + bio.sectors > self.sectors and not (
+                self.stack.era.empty_device_waits and self.live is None):
             bio.complete(errno.EIO)
         elif self.block_io or self.live is None:
             self.defer(bio)
@@ -197,16 +198,24 @@ class MappedIo:
         md = self.md
         if status == REQUEUE:
             if md.noflush_suspending:
-                if clone.op is Op.FLUSH:
-                    again = self.bio.clone(AgainOwner(self))
-                else:
-                    again = self.bio.piece(clone.first_sector - self.bio.sector, clone.sectors, AgainOwner(self))
-                md.take_back(again)
+                md.take_back(self._again(clone))
                 md.less_in_flight()
                 return
             status = errno.EIO
         md.less_in_flight()
         self.over(status)
+
+    def _again(self, clone: Bio) -> Bio:
+        """What to resubmit: the bio itself where this clone is all of it, else the piece.
+
+        So a bio that is pushed back many times does not grow a chain of owners.
+        """
+        bio = self.bio
+        if self.clones == 1 and not self.status and clone.sectors == bio.sectors:
+            return bio
+        if clone.op is Op.FLUSH:
+            return bio.clone(AgainOwner(self))
+        return bio.piece(clone.first_sector - bio.sector, clone.sectors, AgainOwner(self))
 
     def over(self, status: int) -> None:
         """One clone less; the last one ends the bio.  The last error wins."""

@@ -11,7 +11,7 @@ copied, hashed and compared.  The control instructions are:
 ``unlock``     ``name``
 ``jump``       ``to``
 ``branch``     ``condition``, ``args``, ``negate``, ``to``: jump when it is false
-``loop``       ``slot``, ``times``, ``to``: head of a repeat; jumps when it is through
+``loop``       ``slot``, ``times`` (null: for ever), ``to``: head of a repeat; jumps at its end
 ``choose``     ``to``: a list, one of which the schedule picks
 ``fork``       ``starts``, ``to``: run each branch (it ends in ``end``), then go on there
 ``try``        ``errno`` (or null for any), ``must``, ``to``: on such an error jump there

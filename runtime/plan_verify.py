@@ -115,7 +115,8 @@ def _verify_control(instr: Instr, process: Process, names: _Names, at: str) -> N
         "lock": lambda: args["name"] in names.locks,
         "unlock": lambda: args["name"] in names.locks,
         "branch": lambda: isinstance(args["negate"], bool),
-        "loop": lambda: (is_count(args["slot"]) and args["slot"] < process.slots and is_count(args["times"])),
+        "loop": lambda: (is_count(args["slot"]) and args["slot"] < process.slots
+                         and (args["times"] is None or is_count(args["times"]))),
         "try": lambda: _is_errno(args["errno"]) and isinstance(args["must"], bool),
         "end-try": lambda: _is_errno(args["errno"]) and isinstance(args["must"], bool),
         "await": lambda: args["within_ns"] is None or is_count(args["within_ns"]),

@@ -318,7 +318,7 @@ class Run(Frame):
         if task.holds(instr):
             task.engine.note(task.name, f"{words}: yes")
             if condition.name == "event":
-                _saw_event(task, instr.args["args"]["device"])
+                _saw_event(task, instr.args["args"])
             task.pc += 1
             self.at = "act"
             return self.advance(task)
@@ -330,10 +330,12 @@ class Run(Frame):
         return Wait(task.awaited, f"for {words}")
 
 
-def _saw_event(task: ProcessTask, device: str) -> None:
-    md = task.world.stack.devices.get(device)
-    if md is not None:
-        task.root.seen_events[device] = md.event_nr
+def _saw_event(task: ProcessTask, args: dict[str, Any]) -> None:
+    md = task.world.stack.devices.get(args["device"])
+    if md is not None and args["registered"]:
+        task.world.registered[md.name] = md.event_nr
+    elif md is not None:
+        task.root.seen_events[md.name] = md.event_nr
 
 
 def _words(instr: Instr) -> str:

@@ -13,6 +13,7 @@ from .operations.control import CONTROL_OPERATIONS
 from .operations.expectations import EXPECTATION_OPERATIONS
 from .operations.faults import FAULT_OPERATIONS
 from .operations.io import IO_OPERATIONS
+from .operations.monitoring import MONITORING_OPERATIONS
 from .operations.repair import REPAIR_OPERATIONS
 from .targets.base import TargetType
 from .targets.delay import DELAY
@@ -49,7 +50,8 @@ TARGETS: Mapping[str, TargetType] = _table(
     LOG_WRITES,
 )
 OPERATIONS: Mapping[str, OperationType] = _table(
-    *CONTROL_OPERATIONS, *IO_OPERATIONS, *REPAIR_OPERATIONS, *FAULT_OPERATIONS, *EXPECTATION_OPERATIONS,
+    *CONTROL_OPERATIONS, *IO_OPERATIONS, *MONITORING_OPERATIONS, *REPAIR_OPERATIONS, *FAULT_OPERATIONS,
+    *EXPECTATION_OPERATIONS,
 )
 CONDITIONS: Mapping[str, ConditionType] = _table(*CONDITION_TYPES)
 CHECKS: Mapping[str, CheckType] = _table(*CHECK_TYPES)

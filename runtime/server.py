@@ -23,6 +23,7 @@ from .errors import DmspecError, InternalError, PlanError, StoreError, errno_nam
 from .ioctl_live import IoctlDoor
 from .live import Abandoned, LiveEngine
 from .live_export import LiveExport, control_node
+from .live_processes import LiveProcesses, processes_named
 from .lockfs import LiveFreezer
 from .plan import Disk, Plan, from_bytes
 from .process import ProcessTask
@@ -127,6 +128,7 @@ class MountServer:
 
     def __init__(self, plan: Plan, *, spec_folder: Path, store: Path | None = None, show_disks: str = "") -> None:
         # The plan's filesystems are simulated ones, for runs; on a mount there are real ones.
+        self.spec = plan
         plan = self.plan = replace(plan, filesystems=[])
         self.listeners: list[Callable[[str, str], None]] = []
         self.processes: set[ProcessTask] = set()
@@ -155,6 +157,7 @@ class MountServer:
             self.export.list_disks = False
             self.export.control = control_node()
         self.ioctls = IoctlDoor(self.stack, self.engine)
+        self.live = LiveProcesses(self)
 
     def _backing(self, disk: Disk) -> FileBacking:
         return self.disks.backings[disk.name]
@@ -257,6 +260,7 @@ class MountServer:
             world.awaiting = self.world.awaiting
             world.ranges = self.world.ranges
             world.suspenders = self.world.suspenders
+            world.registered = self.world.registered
             process = ProcessTask(world, plan.process("do"))
             self.processes.add(process)
             self.listeners.append(note)
@@ -409,7 +413,10 @@ class ControlSocket:
         if question == "plan":
             yield {"end": True, "plan": to_bytes(self.server.plan)}
         elif question == "status":
-            yield {"end": True, "devices": self.server.status()}
+            yield {"end": True, "devices": self.server.status(), "processes": self.server.live.states()}
+        elif question == "start":
+            self.server.live.begin(processes_named(self.server.spec, request.get("names", [])))
+            yield {"end": True}
         elif question == "stop":
             if request.get("force"):
                 self.server.engine.abandon(GAVE_UP)

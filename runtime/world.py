@@ -113,6 +113,7 @@ class World:
 
     ``faulty``: something has gone wrong with a disk.  ``at_first``: what devices hold before anybody does
     anything, where that is known; it is not changed.
+    ``registered`` has the devices that dmeventd watches, and the event number that it has seen last of each.
     """
 
     def __init__(self, plan: Plan, engine: Engine, stack: Stack) -> None:
@@ -132,6 +133,7 @@ class World:
         self.suspenders: dict[str, str] = {}
         self.inside: dict[str, str] = {}
         self.loaders: dict[str, str] = {}
+        self.registered: dict[str, int] = {}
         self.races: list[str] = []
         self.halted = False
         self.halt = Latch("the end of the pause")

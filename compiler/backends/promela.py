@@ -32,7 +32,8 @@ from typing import Final
 from dmspec.compiler.backends.base import Backend, BackendError
 from dmspec.compiler.backends.promela_flow import Task, follow
 from dmspec.compiler.backends.promela_kernel import JUDGE, kernel
-from dmspec.compiler.backends.promela_process import CONTENT, Model, Writer, fault
+from dmspec.compiler.backends.promela_model import Model
+from dmspec.compiler.backends.promela_process import CONTENT, Writer, fault
 from dmspec.compiler.backends.promela_state import STATE
 from dmspec.compiler.backends.promela_tables import Names, NotInTheModel, declarations
 from dmspec.runtime.eras import ERAS

@@ -71,7 +71,8 @@ submit:
         :: else
         fi;
         if
-        :: live[at] == NO_TABLE ->                     /* a device of size 0 */
+        :: live[at] == NO_TABLE && EMPTY_DEVICE_WAITS && op != FLUSH -> deferred[at]++ -> goto wait_deferred
+        :: live[at] == NO_TABLE && !(EMPTY_DEVICE_WAITS && op != FLUSH) ->     /* a device of size 0 */
             status = (op == FLUSH -> OK : EIO);
             goto bio_over
         :: else
@@ -105,7 +106,7 @@ map:
 
 wait_deferred:                                         /* until a resume */
     atomic {
-        !block_io[at] && !(pushed_back && noflush[at]) ->
+        live[at] != NO_TABLE && !block_io[at] && !(pushed_back && noflush[at]) ->
         deferred[at]--;
         pushed_back = false;
         goto map
@@ -276,7 +277,11 @@ suspend:
         :: suspended[on] -> suspend_lock[on] = 0; status = EINVAL; goto suspend_over
         :: else
         fi;
-        if :: one & NOFLUSH -> noflush[on] = true :: else fi;
+        if :: one & NOFLUSH -> noflush[on] = true :: else fi
+    }
+    atomic {
+        /* A mirror stops its recovery. After a suspend that failed it has, and waits for ever. */
+        !(STOPS_RECOVERY(live[on]) && presuspended[on]) ->
         if :: KIND(live[on]) == MIRROR -> presuspended[on] = true :: else fi;
         two = FILESYSTEM_ON(on);
         if

@@ -3,58 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dmspec.compiler.backends.promela_flow import Attempt, Held, Task, without
+from dmspec.compiler.backends.promela_model import Model
 from dmspec.compiler.backends.promela_tables import Names, NotInTheModel
-from dmspec.runtime.operations.base import EXPECTATION, NO_ERROR
-from dmspec.runtime.plan import Check, Instr
+from dmspec.runtime.operations.base import NO_ERROR
+from dmspec.runtime.plan import Instr
 from dmspec.runtime.registry import CONDITIONS, OPERATIONS
 
 FAILS: Final = {"all": "READS | WRITES", "reads": "READS", "writes": "WRITES"}
 SILENT: Final = ("enter", "leave")
 CONTENT: Final = ("sha256", "expect-sha256")
-
-
-@dataclass
-class Model:
-    """What the processes of one model share.  ``issues`` collects what it cannot have."""
-
-    names: Names
-    files: list[str]
-    checks: list[Check]
-    running: list[str]
-    documents: list[tuple[str, tuple[int, int] | None]] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-    awaited: list[str] = field(default_factory=list)
-    globals: list[str] = field(default_factory=list)
-    issues: list[str] = field(default_factory=list)
-
-    def issue(self, instr: Instr, text: str) -> None:
-        """Something that the model cannot have, with its place."""
-        said = f"{self.files[instr.file]}:{instr.line}: {text}"
-        if said not in self.issues:
-            self.issues.append(said)
-
-    def asks(self, check: str, process: str) -> bool:
-        """Whether a check of the scenario is about this process."""
-        return any(one.name == check and one.mode == "always" and (not one.args.get("process")
-                                                                  or process in one.args["process"])
-                   for one in self.checks) or check == EXPECTATION
-
-    def document(self, target: str, range_: list[int] | None) -> int:
-        """The number of what is hashed: a range of a disk or device."""
-        key = (target, None if range_ is None else (range_[0], range_[1]))
-        if key not in self.documents:
-            self.documents.append(key)
-        return self.documents.index(key)
-
-    def word(self, name: str) -> int:
-        """The number of a name under which a hash is remembered."""
-        if name not in self.words:
-            self.words.append(name)
-        return self.words.index(name)
 
 
 class Writer:
@@ -249,9 +209,10 @@ class Writer:
         condition = CONDITIONS[instr.args["condition"]]
         holds = self._condition(instr)
         seen = ""
-        if condition.name == "event":
+        if condition.name == "event" and instr.args["args"]["device"] in self.names.devices:
             device = instr.args["args"]["device"]
-            seen = f" -> {self._seen(device)} = event_nr[{self.names.device(device)}]"
+            last = self._last_seen(device, registered=instr.args["args"]["registered"])
+            seen = f" -> {last} = event_nr[{self.names.device(device)}]"
         if instr.args["within_ns"] is not None:
             self.say(f"if :: atomic {{ {holds}{seen} }} :: status = ETIME fi;   /* time may pass at any moment */")
             self.may_fail(pc, NO_ERROR)
@@ -271,6 +232,23 @@ class Writer:
             self.model.awaited.append(device)
         return name
 
+    def _last_seen(self, device: str, *, registered: bool) -> str:
+        """What holds the number of the last event that was seen: the process's own, or dmeventd's."""
+        if not registered:
+            return self._seen(device)
+        if device not in self.model.awaited:
+            self.model.awaited.append(device)
+        return f"heard[{self.names.device(device)}]"
+
+    def _letter(self, args: dict[str, Any]) -> str:
+        """Of a mirror's legs the model knows A, D and R, of its log A and D."""
+        device = self.names.device(args["device"])
+        legs = 255 if args["leg"] is None else 1 << args["leg"]
+        found = [] if args["log"] else [f"LEGS_{one}({device}, {legs})" for one in "ADR" if one in args["letters"]]
+        if args["log"] or args["leg"] is None:
+            found += [f"LOG_{one}({device})" for one in "AD" if one in args["letters"]]
+        return f"({' || '.join(found) or 'false'})"
+
     def _condition(self, instr: Instr) -> str:
         name, args = instr.args["condition"], instr.args["args"]
         if name == "done":
@@ -278,13 +256,18 @@ class Writer:
             return f"ended[{self.names.macro('PROCESS', other)}]" if other in self.model.running else "false"
         if name == "failed":
             return f"(failing[{self.names.disk(args['disk'])}] != 0)"
-        if name not in ("event", "suspended", "active", "exists"):
+        if name not in ("event", "suspended", "active", "exists", "registered", "letter"):
             self.model.issue(instr, f"the model cannot ask `{CONDITIONS[name].words(args)}`")
             return "false"
         if args["device"] not in self.names.devices:
             return "false"
         device = self.names.device(args["device"])
-        return {"event": lambda: f"(event_nr[{device}] != {self._seen(args['device'])})",
+        if name == "letter":
+            return self._letter(args)
+        if name == "event":
+            watched = f"registered[{device}] && " if args["registered"] else ""
+            return f"({watched}event_nr[{device}] != {self._last_seen(args['device'], registered=args['registered'])})"
+        return {"registered": lambda: f"registered[{device}]",
                 "suspended": lambda: f"suspended[{device}]",
                 "active": lambda: f"(live[{device}] != NO_TABLE && !suspended[{device}])",
                 "exists": lambda: f"exists[{device}]"}[name]()
@@ -329,6 +312,15 @@ class Writer:
         else:
             self.locals["table"] = "byte"
             self.say("atomic {", f"    table = {table};", f"    load({device}, table);", "    table = NO_TABLE", "};")
+        self.may_fail(pc, NO_ERROR)
+
+    def _remove(self, pc: int, instr: Instr) -> None:
+        if instr.args["force"] or instr.args["deferred"]:
+            raise NotInTheModel("a removal that is forced or deferred")
+        self.locals["one"] = "byte"
+        devices = [self._known(one) for one in instr.args["device"]]
+        self.say("status = OK;")
+        self.say(*(f"if :: status == OK -> remove({one}) :: else fi;" for one in devices))
         self.may_fail(pc, NO_ERROR)
 
     def _clear(self, pc: int, instr: Instr) -> None:
@@ -377,7 +369,18 @@ class Writer:
         for device in devices:
             self.say("if", f":: status == OK -> {self._ask(what, device, flags)}", ":: else", "fi;")
 
+    def _register(self, pc: int, instr: Instr) -> None:
+        past = str(bool(instr.args["past"])).lower()
+        self.say(f"enroll({self._known(instr.args['device'])}, {past});")
+        self.may_fail(pc, NO_ERROR)
+
+    def _unregister(self, pc: int, instr: Instr) -> None:
+        self.say(f"registered[{self._known(instr.args['device'])}] = false;")
+
     # Reads and writes
+
+    def _wipe(self, pc: int, instr: Instr) -> None:
+        self._transfer(pc, instr, "WRITE")
 
     def _write(self, pc: int, instr: Instr) -> None:
         self._transfer(pc, instr, "WRITE")

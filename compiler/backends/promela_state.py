@@ -18,6 +18,14 @@ byte in_flight[DEVICES];       /* bios in the live table, down to the disks and 
 byte deferred[DEVICES];        /* bios that wait for a resume */
 byte event_nr[DEVICES];        /* counted only where somebody waits for one */
 
+/* The letter of a mirror's leg: D once a write has failed there, R when only reads have, else A; of the log A or D. */
+#define A_MIRROR(d) (live[d] != NO_TABLE && KIND(live[d]) == MIRROR)
+#define LEGS_D(d, legs) (A_MIRROR(d) && (bad_writes[d] & ALL_LEGS(live[d]) & (legs)) != 0)
+#define LEGS_R(d, legs) (A_MIRROR(d) && (bad_reads[d] & ~bad_writes[d] & ALL_LEGS(live[d]) & (legs)) != 0)
+#define LEGS_A(d, legs) (A_MIRROR(d) && (ALL_LEGS(live[d]) & (legs) & ~(bad_writes[d] | bad_reads[d])) != 0)
+#define LOG_D(d) (A_MIRROR(d) && bad_log[d])
+#define LOG_A(d) (A_MIRROR(d) && LOG(live[d]) != NO_DISK && !bad_log[d])
+
 bool presuspended[DEVICES];    /* the live table is a mirror, from its presuspend to its resume */
 byte bad_writes[DEVICES];      /* its legs (bits) that a write has failed on */
 byte bad_reads[DEVICES];       /* ... that a read has failed on */
@@ -33,6 +41,9 @@ bool by_suspend[FILESYSTEMS];  /* frozen by a suspend with lockfs */
 #define FROZEN(f) (freezing[f] || by_user[f] || by_suspend[f])
 
 byte lock_owner[LOCKS];        /* a caller + 1 */
+
+bool registered[DEVICES];      /* dmeventd waits for its events */
+byte heard[DEVICES];           /* ... and the number of the last one that it has heard of */
 
 byte inside[DEVICES];          /* whose it is between its suspend and the end of its resume: a process + 1 */
 byte loader[DEVICES];          /* who has loaded the inactive table: a process + 1 */
@@ -93,6 +104,29 @@ inline clear(d) {
     }
 }
 
+/* A device that a table names is in use. */
+inline remove(d) {
+    atomic {
+        status = OK;
+        must_exist(d);
+        one = 0;
+        do
+        :: one < DEVICES ->
+            if :: status == OK && (NAMES(live[one], d) || NAMES(inactive[one], d)) -> status = EBUSY :: else fi;
+            one++
+        :: else -> break
+        od;
+        one = 0;
+        if
+        :: status == OK ->
+            exists[d] = false; live[d] = NO_TABLE; inactive[d] = NO_TABLE;
+            suspended[d] = false; block_io[d] = false; presuspended[d] = false;
+            bad_writes[d] = 0; bad_reads[d] = 0; bad_log[d] = false; event_nr[d] = 0; registered[d] = false
+        :: else
+        fi
+    }
+}
+
 /* A suspend by a process begins ... */
 inline enters(d) {
     meddles(d);
@@ -127,6 +161,15 @@ inline two_writers() {
     od;
     one = 0;
     other = 0
+}
+
+/* dmeventd is to wait for a device's events: for all that it has had, or for those to come. */
+inline enroll(d, past) {
+    atomic {
+        status = OK;
+        must_exist(d);
+        if :: status == OK -> registered[d] = true; heard[d] = (past -> 0 : event_nr[d]) :: else fi
+    }
 }
 
 inline take(l) {

@@ -19,7 +19,7 @@ _KIND_WORDS: Final = {"snapshot-origin": "ORIGIN", "raid": "MIRROR"}
 MOST_LEGS: Final = 8  # a byte has as many bits
 ERA_FLAGS: Final = (
     "holds_failed_writes", "flush_suspend_fails_held", "log_failure_blocks_only_handled", "flushes_reach_legs",
-    "snapshot_handover")
+    "snapshot_handover", "empty_device_waits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +252,12 @@ def _tables(names: Names) -> Iterator[str]:
     yield from _choice("ALL_LEGS(t)", "t", cases(lambda one: (1 << len(one.legs)) - 1), "0")
     yield from _choice("LOG(t)", "t", cases(lambda one: one.log and names.disk(one.log)), "NO_DISK")
     yield from _choice("HANDLES_ERRORS(t)", "t", cases(lambda one: "handle_errors" in one.features and "true"), "false")
+    yield from _choice("STOPS_RECOVERY(t)", "t", cases(lambda one: one.kind == "mirror" and "true"), "false")
     yield from _choice("KEEPS_LOG(t)", "t", cases(lambda one: "keep_log" in one.features and "true"), "false")
     yield from _choice("BELOW_EXISTS(t)", "t", cases(lambda one: _exist(names, one)), "true")
+    yield _either("NAMES(t, d)", [
+        f"((t) == TABLE_{number} && (d) == {names.device(one)})" for number, table in enumerate(names.tables, 1)
+        for one in table.below if one in names.devices])
     legs = [f"((t) == TABLE_{number} && (leg) == {leg} && FAILS({names.disk(disk)}, how))"
             for number, table in enumerate(names.tables, 1) for leg, disk in enumerate(table.legs)]
     yield _either("LEG_FAILS(t, leg, how)", legs)

@@ -137,6 +137,11 @@ def _of_process(world: World, process: ProcessTask) -> Iterator[Edge]:
             yield Edge(me, f"process {md.suspend_lock.owner.name}", why)
             return
     instr = process.code[process.pc]
+    if instr.op in ("suspend", "resume"):      # a freeze writes through what is suspended
+        for name in instr.args["device"]:
+            if name in world.stack.devices and world.stack.devices[name].in_flight:
+                yield Edge(me, f"bios of {name}", why)
+                return
     place = instr.args.get("target")
     if isinstance(place, str):
         filesystem = world.filesystems.by_name.get(place)

@@ -69,8 +69,16 @@ class ConditionType:
     idle: bool = False
 
     def words(self, args: dict[str, Any]) -> str:
-        """The condition as a spec writes it: ``insync(vol)``."""
-        return f"{self.name}({', '.join(_text(param, args.get(param.key)) for param in self.signature)})"
+        """The condition as a spec writes it: ``insync(vol)``, ``letter vol D F leg=0``."""
+        words = []
+        for param in self.signature:
+            value = args.get(param.key)
+            if param.kind is Kind.FLAG:
+                words += [param.name] if value else []
+            elif value != param.default:
+                words.append(_text(param, value) if param.positional else f"{param.name}={_text(param, value)}")
+        plain = all(param.positional and not param.repeated for param in self.signature)
+        return f"{self.name}({', '.join(words)})" if plain else " ".join([self.name, *words])
 
 
 def complete(signature: Signature, args: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dmspec.runtime.block import BlockDevice
 from dmspec.runtime.mapped_device import MappedDevice
 from dmspec.runtime.operations.base import ConditionType
-from dmspec.runtime.signature import Kind, pos, signature
+from dmspec.runtime.signature import Kind, flag, opt, pos, signature
 
 if TYPE_CHECKING:
     from dmspec.runtime.process import ProcessTask
@@ -62,9 +62,59 @@ def snapshot_is(stack: Stack, name: str, word: str) -> bool:
                                   for words in status_words(md, kind))
 
 
-def _event(process: ProcessTask, args: dict[str, Any]) -> bool:
+def letters(md: MappedDevice, leg: int | None, *, log: bool) -> str:
+    """The status letters of the mirrors and raids of a device: of one leg, of the log, or of all of them."""
+    found = ""
+    for words in status_words(md, "mirror"):
+        count = int(words[0])
+        logged = words[-1] if words[count + 5:count + 6] == ["disk"] else ""
+        found += _picked(words[count + 3], logged, leg, log=log)
+    for words in status_words(md, "raid"):
+        found += _picked(words[2], "", leg, log=log)
+    return found
+
+
+def _picked(legs: str, log_letter: str, leg: int | None, *, log: bool) -> str:
+    if log:
+        return log_letter
+    return legs + log_letter if leg is None else legs[leg:leg + 1]
+
+
+def merge_state(md: MappedDevice) -> str:
+    """Of a merging snapshot: ``merging``, ``merged`` (only metadata is left allocated) or ``failed``."""
+    for words in status_words(md, "snapshot-merge"):
+        if len(words) < 2 or "/" not in words[0]:
+            return "failed"
+        return "merged" if words[0].partition("/")[0] == words[1] else "merging"
+    return ""
+
+
+def _letter(process: ProcessTask, args: dict[str, Any]) -> bool:
     md = process.world.stack.devices.get(args["device"])
-    return md is not None and md.event_nr != process.seen_events.get(args["device"], 0)
+    return md is not None and any(one in args["letters"] for one in letters(md, args["leg"], log=args["log"]))
+
+
+def _merged(process: ProcessTask, args: dict[str, Any]) -> bool:
+    md = process.world.stack.devices.get(args["device"])
+    return md is not None and merge_state(md) == "merged"
+
+
+def _merge_over(process: ProcessTask, args: dict[str, Any]) -> bool:
+    md = process.world.stack.devices.get(args["device"])
+    return md is not None and merge_state(md) in ("merged", "failed")
+
+
+def _registered(process: ProcessTask, args: dict[str, Any]) -> bool:
+    return args["device"] in process.world.registered
+
+
+def _event(process: ProcessTask, args: dict[str, Any]) -> bool:
+    name = args["device"]
+    md = process.world.stack.devices.get(name)
+    if md is None or (args["registered"] and name not in process.world.registered):
+        return False
+    seen = process.world.registered if args["registered"] else process.seen_events
+    return md.event_nr != seen.get(name, 0)
 
 
 def _insync(process: ProcessTask, args: dict[str, Any]) -> bool:
@@ -104,8 +154,19 @@ def _done(process: ProcessTask, args: dict[str, Any]) -> bool:
 
 
 CONDITION_TYPES: Final = (
-    ConditionType("event", signature(pos("device", Kind.DEVICE)),
-                  "The device's event number differs from what this process saw last.", _event, idle=True),
+    ConditionType("event", signature(pos("device", Kind.DEVICE), flag("registered")),
+                  "The device's event number differs from what this process saw last; `registered`: from what dmeventd "
+                  "did, and only while it is registered there.", _event, idle=True),
+    ConditionType("registered", signature(pos("device", Kind.DEVICE)), "dmeventd waits for the device's events.",
+                  _registered),
+    ConditionType("letter", signature(
+        pos("device", Kind.DEVICE), pos("letters", Kind.WORD, repeated=True, choices=tuple("ADFSRUa")),
+        opt("leg", Kind.COUNT), flag("log"),
+    ), "The status of a mirror or raid has one of these letters: for a leg, for the log, or anywhere.", _letter),
+    ConditionType("merged", signature(pos("device", Kind.DEVICE)),
+                  "Its merging snapshot has nothing left to merge.", _merged),
+    ConditionType("merge-over", signature(pos("device", Kind.DEVICE)),
+                  "Its merging snapshot does not merge: it is done, or has failed.", _merge_over),
     ConditionType("insync", signature(pos("device", Kind.DEVICE)), "Every region of its mirrors is in sync.",
                   _insync),
     ConditionType("suspended", signature(pos("device", Kind.DEVICE)), "The device is suspended.", _suspended),

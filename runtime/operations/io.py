@@ -134,6 +134,27 @@ class Discard(Frame):
         return Return(self.result)
 
 
+class Wipe(Frame):
+    """Write zeros, recorded as a discard is: nobody may rely on what lay there."""
+
+    def __init__(self, process: ProcessTask, place: Place, offset: int, length: int) -> None:
+        self.process = process
+        self.write = WriteBytes(place.device, offset, bytes(length), ranges=process.world.ranges)
+        self.record = process.world.write_begins(process.root.name, place, offset, length, None, offset)
+
+    def start(self, task: Task) -> Outcome:
+        """Write them."""
+        del task
+        return Enter(self.write, "done")
+
+    def done(self, task: Task) -> Outcome:
+        """It has ended."""
+        del task
+        status = -self.result if isinstance(self.result, int) and self.result < 0 else 0
+        self.process.world.write_ends(self.record, status)
+        return Return(-status)
+
+
 class Sleep(Frame):
     """Wait for a time."""
 
@@ -201,6 +222,13 @@ def _discard(process: ProcessTask, args: dict[str, Any]) -> Frame:
     return Discard(process, place, place.base + args["at"], args["size"])
 
 
+def _wipe(process: ProcessTask, args: dict[str, Any]) -> Frame:
+    place = process.world.place(args["target"])
+    if args["at"] + args["size"] > place.size:
+        raise DmError(errno.ENOSPC)
+    return Wipe(process, place, place.base + args["at"], args["size"])
+
+
 def _freeze(process: ProcessTask, args: dict[str, Any]) -> Frame:
     filesystem = process.world.filesystems.by_name.get(args["filesystem"])
     if filesystem is None:
@@ -239,6 +267,9 @@ IO_OPERATIONS: Final = (
     OperationType("discard", signature(
         pos("target", Kind.TARGETABLE), opt("at", Kind.SIZE, 0), opt("size", Kind.SIZE, 4096),
     ), "Tell the device that a range is not needed.", _discard, violates=NO_IO_ERROR),
+    OperationType("wipe", signature(
+        pos("target", Kind.TARGETABLE), opt("at", Kind.SIZE, 0), opt("size", Kind.SIZE, 4096),
+    ), "Write zeros, so that nothing finds there what was there before.", _wipe, violates=NO_IO_ERROR),
     OperationType("freeze", signature(pos("filesystem", Kind.FILESYSTEM)), "fsfreeze -f: journal and stop.",
                   _freeze, violates=NO_ERROR),
     OperationType("thaw", signature(pos("filesystem", Kind.FILESYSTEM)), "fsfreeze -u.",

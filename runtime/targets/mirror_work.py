@@ -121,6 +121,8 @@ class Kmirrord(Frame):
         if self.result < 0:
             mirror.log_failure = True
         if mirror.log_failure and (mirror.handle_errors or not era.log_failure_blocks_only_handled):
+            if era.log_failure_fails_writes:
+                self._fail_all()
             mirror.failures.extend(self.to_all)
             if self.to_all:
                 mirror.wake()
@@ -139,6 +141,12 @@ class Kmirrord(Frame):
                 bio.submit()
         self.to_all, self.to_default, self.after_recovery = [], [], []
         return self.fail(task)
+
+    def _fail_all(self) -> None:
+        """Before b80aa7a0c268 nobody waited for another log."""
+        bios, self.to_all = self.to_all, []
+        for bio in bios:
+            bio.complete(errno.EIO)
 
     def fail(self, task: Task) -> Outcome:
         """``do_failures``."""

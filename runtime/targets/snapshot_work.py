@@ -122,6 +122,9 @@ class CopyDone(Frame):
 
     def _commit(self) -> Outcome:
         self.snapshot.next_to_commit += 1
+        if self.pending.failed and not self.snapshot.stack.era.failed_copies_are_committed:
+            self.settled, self.holds = [self.pending], False
+            return Goto("settle")
         return Enter(self.snapshot.store.commit(self.pending, copied=not self.pending.failed), "committed")
 
     def committed(self, task: Task) -> Outcome:
@@ -171,7 +174,7 @@ class PendingComplete(Frame):
         self.at = "published"
         snapshot = self.snapshot
         reads = snapshot.reads.get(self.pending.old, 0)
-        if reads:
+        if reads and snapshot.stack.era.snapshot_tracks_reads:
             return Wait(snapshot.reads_over, f"for {reads} read{'s' if reads > 1 else ''} of chunk "
                                              f"{self.pending.old} of the origin that began before its copy was made")
         return self._release(error=False)

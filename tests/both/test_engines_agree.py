@@ -84,6 +84,8 @@ SEQUENCES = {
     "mishaps": "tear a next-write keep=1KiB\nwrite top at=0 size=8KiB\nlose-write b\nwrite top at=16KiB size=8KiB\n"
                "misdirect a by=64KiB\nwrite top at=32KiB size=4KiB\ncorrupt c at=9KiB bits=9\nlose-flush a\nflush top",
     "repair": "write top at=0 size=8KiB\nlvm-repair top\nwrite top at=4KiB size=8KiB",
+    "wipe": "write top at=0 size=16KiB\nwipe top at=4KiB size=4KiB\nwipe top at=700 size=9000",
+    "watched": "register top\nwrite top at=0 size=8KiB\nunregister top\nwrite top at=8KiB size=8KiB",
     "message": "message top \"hello\"",
     "marks": "write top at=0 size=8KiB\nflush top\nmessage top \"mark one\"\nwrite top at=4KiB size=8KiB\nflush top",
     "bad-blocks": "message top \"addbadblock 3 1\"\nmessage top \"enable\"\nread top at=0 size=64KiB\n"

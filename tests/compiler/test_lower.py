@@ -102,7 +102,7 @@ def test_errors(word: str, must: bool) -> None:
 
 
 def test_await() -> None:
-    bare = {"condition": "event", "args": {"device": "x"}}
+    bare = {"condition": "event", "args": {"device": "x", "registered": False}}
     assert code("await event x") == [("await", {**bare, "within_ns": None}), END]
     assert code("await event(x) within=30s flush d") == [
         ("await", {**bare, "within_ns": 30_000_000_000}), flush("d"), END]

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,23 +151,24 @@ class Stack:
     """A mount of a spec. ``disk`` and ``device`` are paths; the server is a process, not our child unless it stays
     in the foreground."""
 
-    def __init__(self, folder: Path, text: str, binding: str, *, store: Path | None, foreground: bool) -> None:
+    def __init__(self, folder: Path, text: str, binding: str, *, store: Path | None, foreground: bool,
+                 options: Sequence[object] = ()) -> None:
         self.folder = folder
         self.dir = folder / "mnt"
         self.dir.mkdir(exist_ok=True)
         self.spec = folder / "spec.dms"
         self.spec.write_text(text)
         self.store = store
-        options = ["--fuse", binding, *(["--store", str(store)] if store is not None else [])]
+        words = [*map(str, options), "--fuse", binding, *(["--store", str(store)] if store is not None else [])]
         self.process: subprocess.Popen[str] | None = None
         if foreground:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dmspec", "mount", str(self.spec), str(self.dir), *options, "--foreground"],
+                [sys.executable, "-m", "dmspec", "mount", str(self.spec), str(self.dir), *words, "--foreground"],
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             assert self.process.stdout is not None
             assert self.process.stdout.readline().startswith("mounted at"), self.process.communicate()[1]
         else:
-            done = command("mount", self.spec, self.dir, *options, "--quiet")
+            done = command("mount", self.spec, self.dir, *words, "--quiet")
             assert done.returncode == 0, done.stderr
         server = wire.holder(self.dir)
         assert server is not None
@@ -289,11 +290,11 @@ def mount(tmp_path: Path, runtime_folder: Path) -> Iterator[Mount]:
     made: list[Stack] = []
 
     def mounter(text: str, binding: str = "auto", *, name: str = "one", store: Path | None = None,
-                memory: bool = False, foreground: bool = False) -> Stack:
+                memory: bool = False, foreground: bool = False, options: Sequence[object] = ()) -> Stack:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         place = None if memory else store or folder / "disks"
-        made.append(Stack(folder, text, binding, store=place, foreground=foreground))
+        made.append(Stack(folder, text, binding, store=place, foreground=foreground, options=options))
         return made[-1]
 
     yield mounter

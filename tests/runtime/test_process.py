@@ -195,6 +195,16 @@ def test_an_event_is_awaited_from_the_last_one_that_was_seen() -> None:
     assert result.ok
 
 
+@pytest.mark.parametrize(("past", "heard"), [(False, False), (True, True)])
+def test_dmeventd_hears_of_what_comes_after_the_registration(past: bool, heard: bool) -> None:
+    rename = [op("rename", device="d", new_name="e"), op("rename", device="e", new_name="d")]
+    watch = [op("register", device="d", past=past), until("event", device="d", registered=True)]
+    result = run(("p", [*rename, *watch]), devices=[LINEAR])
+    assert (texts(result, "p")[-1] == "ended") is heard
+    result = run(("p", watch), ("q", [op("sleep", time=1), op("unregister", device="d"), *rename]), devices=[LINEAR])
+    assert (texts(result, "p")[-1] == "ended") is False
+
+
 def test_an_event_of_a_device_that_comes_later_counts_from_zero() -> None:
     code = [until("event", device="s")]
     result = run(("p", code), ("q", [
@@ -205,6 +215,7 @@ def test_an_event_of_a_device_that_comes_later_counts_from_zero() -> None:
 
 # Conditions
 
+MERGING = [op("create", name="top", table=["0 2048 snapshot-merge d pv2 P 8"])]
 STATES: dict[str, tuple[list[Instr], dict[str, Any]]] = {
     "event": ([op("rename", device="d", new_name="e"), op("rename", device="e", new_name="d")], {"device": "d"}),
     "insync": ([op("create", name="m", table=["0 2048 linear pv1 0"])], {"device": "m"}),
@@ -221,6 +232,12 @@ STATES: dict[str, tuple[list[Instr], dict[str, Any]]] = {
         op("create", name="snap", table=["0 2048 snapshot d small PO 8"]),
         op("write", target="snap", at=0, size=64 * KIB)], {"device": "snap"}),
     "done": ([], {"process": "q"}),
+    "registered": ([op("register", device="d")], {"device": "d"}),
+    "letter": ([
+        op("create", name="m", table=["0 2048 mirror core 2 128 nosync 2 pv1 0 pv2 0 1 handle_errors"]),
+        op("fail", disk="pv2"), op("write", target="m")], {"device": "m", "letters": ["D", "F"], "leg": 1}),
+    "merged": (MERGING, {"device": "top"}),
+    "merge-over": (MERGING, {"device": "top"}),
 }
 
 
@@ -248,6 +265,8 @@ FAILS: dict[str, tuple[Instr, str]] = {
     "read": (op("read", target="bad"), "EIO"),
     "flush": (op("flush", target="x"), "ENXIO"),
     "discard": (op("discard", target="bad", size=4096), "EOPNOTSUPP"),
+    "wipe": (op("wipe", target="d", at=1 << 40, size=512), "ENOSPC"),
+    "register": (op("register", device="x"), "ENXIO"),
     "freeze": (op("freeze", filesystem="x"), "ENXIO"),
     "thaw": (op("thaw", filesystem="fs"), "EINVAL"),
     "sha256": (op("sha256", target="bad", **{"as": "x"}), "EIO"),
@@ -265,7 +284,7 @@ FAILS: dict[str, tuple[Instr, str]] = {
     "misdirect": (op("misdirect", disk="x"), "ENXIO"),
     "lvm-repair": (op("lvm-repair", device="d"), "EINVAL"),
 }
-CANNOT_FAIL = {"sleep", "expect-status", "expect-table", "expect-state", "expect-events", "power-cut"}
+CANNOT_FAIL = {"sleep", "unregister", "expect-status", "expect-table", "expect-state", "expect-events", "power-cut"}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -66,12 +66,11 @@ def command(file: str, form: str, scenario: str | None, output: str | None, as_j
 
 def _only(plan: Plan, file: str, name: str) -> Plan:
     """The plan with one of its scenarios."""
+    from dmspec.cli.plans import pick_scenarios
     from dmspec.runtime.runner import scenarios_of
 
-    scenarios = scenarios_of(plan)
-    if name not in [one.name for one in scenarios]:
-        die(EXIT_USAGE, f"{file} has no scenario {name!r}; it has: {', '.join(one.name for one in scenarios)}")
-    return replace(plan, scenarios=[one for one in scenarios if one.name == name])
+    picked = pick_scenarios(plan, file, name)
+    return replace(plan, scenarios=[one for one in scenarios_of(plan) if one.name in picked])
 
 
 def _write(path: Path, contents: bytes) -> None:

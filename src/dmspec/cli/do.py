@@ -12,8 +12,11 @@ from dmspec.cli.output import EXIT_CHECK_FAILED, EXIT_INTERNAL, EXIT_OK, EXIT_US
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False))
 @click.argument("statements", metavar="STATEMENTS", nargs=-1)
 @click.option("--status", "status_only", is_flag=True, help="Show the devices, their tables and their status.")
+@click.option("--run", "names", metavar="NAME", multiple=True,
+              help="Begin this process of the mounted spec, or all of a scenario's, and do not wait for its end.")
 @click.option("--quiet", is_flag=True, help="Do not show the steps.")
-def command(directory: str, statements: tuple[str, ...], *, status_only: bool, quiet: bool) -> int:
+def command(directory: str, statements: tuple[str, ...], *, status_only: bool, names: tuple[str, ...],
+            quiet: bool) -> int:
     """Do to a mounted stack what a process of a spec does: `dmspec do DIR "fail pv1"`.
 
     The statements are those of the language, with the names of the mounted spec and of devices that have been
@@ -22,9 +25,12 @@ def command(directory: str, statements: tuple[str, ...], *, status_only: bool, q
     from dmspec.runtime import wire
     from dmspec.runtime.errors import DmspecError
 
-    if bool(statements) == status_only:
-        die(EXIT_USAGE, "say what to do, or --status")
+    if [bool(statements), status_only, bool(names)].count(True) != 1:
+        die(EXIT_USAGE, "say what to do, or --status, or --run NAME")
     try:
+        if names:
+            _only(wire.ask(directory, "start", names=list(names)))
+            return EXIT_OK
         return _status(directory) if status_only else _run(directory, "\n".join(statements), quiet=quiet)
     except (wire.WireError, DmspecError) as error:
         die(EXIT_USAGE, str(error))
@@ -47,9 +53,12 @@ def _problem(answer: dict[str, object]) -> NoReturn:
 
 def _status(directory: str) -> int:
     from dmspec.runtime import wire
+    from dmspec.runtime.live_processes import lines_of
 
-    devices = _only(wire.ask(directory, "status"))["devices"]
+    answer = _only(wire.ask(directory, "status"))
+    devices, processes = answer["devices"], answer["processes"]
     assert isinstance(devices, list)
+    assert isinstance(processes, list)
     for device in devices:
         state = "SUSPENDED" if device["suspended"] else "ACTIVE"
         click.echo(f"{device['name']} ({device['number']}): {state}, {device['events']} events, "
@@ -57,6 +66,8 @@ def _status(directory: str) -> int:
         for table, status in zip(device["table"], device["status"], strict=True):
             click.echo(f"    table   {table}")
             click.echo(f"    status  {status}")
+    for line in lines_of(processes):
+        click.echo(line)
     return EXIT_OK
 
 

@@ -42,26 +42,39 @@ EXPLORE_SHAPE_VERSION = 1
               help="Draw the shortest violation as a Mermaid sequence diagram.")
 @click.option("--report", "report_path", type=click.Path(), metavar="OUT.html",
               help="Write all of it as one self-contained page, to step through.")
+@click.option("--strategy", type=click.Choice(["exhaustive", "random", "pct"]), default="exhaustive",
+              show_default=True, help="Look at every state, or draw runs where those are too many.")
+@click.option("--runs", type=click.IntRange(min=1), default=1_000, show_default=True, metavar="N",
+              help="How many runs to draw.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="The same seed draws the same runs.")
+@click.option("--depth", type=click.IntRange(min=1, max=64), default=3, show_default=True, metavar="D",
+              help="For pct: how many ordering constraints a bug is thought to need.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (shape dmspec_explore, version 1).")
 @click.option("--quiet", "-q", is_flag=True, help="Print only the verdicts.")
 def command(file: str, scenario: str | None, most_states: int, preemptions: int | None, trace_path: str | None,
-            mermaid_path: str | None, report_path: str | None, *, first: bool, as_json: bool, quiet: bool) -> int:
+            mermaid_path: str | None, report_path: str | None, strategy: str, *, runs: int, seed: int, depth: int,
+            first: bool, as_json: bool, quiet: bool) -> int:
     """Explore the scenarios of FILE: all orders of all steps, each fault at each point.
 
     The verdict on each check is exact within the bounds: a violation comes with the shortest way to it, and
     "holds" means that every state was looked at. Ctrl-C ends the search and shows what it has found so far.
+    With --strategy random or pct runs are drawn instead, which proves nothing but gets far.
     """
-    from dmspec.cli.plans import load_plan
+    from dmspec.cli.plans import load_plan, pick_scenarios
     from dmspec.runtime.build import BuildError
     from dmspec.runtime.explore.judge import judge
-    from dmspec.runtime.runner import scenario_of, scenarios_of
+    from dmspec.runtime.runner import scenario_of
 
     plan = load_plan(file)
-    names = [one.name for one in scenarios_of(plan)]
-    if scenario is not None:
-        if scenario not in names:
-            die(EXIT_USAGE, f"{file} has no scenario {scenario!r}; it has: {', '.join(names)}")
-        names = [scenario]
+    names = pick_scenarios(plan, file, scenario)
+    if strategy != "exhaustive":
+        from dmspec.cli.sampling import sample
+
+        if mermaid_path is not None or report_path is not None:
+            die(EXIT_USAGE, "--report and --mermaid are for the exhaustive search; --trace keeps a drawn run")
+        return sample(plan, file, names, strategy, runs=runs, seed=seed, depth=depth, trace_path=trace_path,
+                      as_json=as_json, quiet=quiet)
     if report_path is not None:
         _must_be_writable(report_path)
     documents = []

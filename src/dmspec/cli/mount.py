@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dmspec.cli.beside import Beside
 from dmspec.cli.output import EXIT_CHECK_FAILED, EXIT_INTERNAL, EXIT_MACHINE, EXIT_OK, EXIT_USAGE, Failure, die
 
 if TYPE_CHECKING:
@@ -29,13 +30,21 @@ if TYPE_CHECKING:
 @click.option("--disks", "show_disks", flag_value="listed", default=None, help="Show the disks as files too.")
 @click.option("--like-dev-mapper", "show_disks", flag_value="hidden",
               help="Look like /dev/mapper: with a file `control`, and disks that are there but not listed.")
+@click.option("--run", "names", metavar="NAME", multiple=True,
+              help="Run this process of FILE on the mount, such as a dmeventd, or all of a scenario's.")
+@click.option("--log", "log_path", metavar="OUT", type=click.Path(dir_okay=False),
+              help="Append what such processes do to this file.")
+@click.option("--watchdog", metavar="SECONDS", type=click.FloatRange(min=0.1), default=None,
+              help="Say in the log who waits for whom when nothing has moved for so long, and somebody waits.")
 @click.option("--foreground", is_flag=True, help="Stay until unmounted, by `umount`, Ctrl-C or SIGTERM.")
 @click.option("--quiet", is_flag=True, help="Say nothing when it is there.")
 def command(file: str, directory: str, store: str | None, binding: str, *, show_disks: str | None,
-            foreground: bool, quiet: bool) -> int:
+            names: tuple[str, ...], log_path: str | None, watchdog: float | None, foreground: bool,
+            quiet: bool) -> int:
     """Show the devices of FILE as files in DIR, for dd, mkfs, fsck and losetup.
 
-    The processes and scenarios of FILE do not run; `dmspec do DIR "..."` does things to the stack.
+    The processes and scenarios of FILE do not run, but for those of --run; `dmspec do DIR "..."` does things to
+    the stack.
     """
     from dmspec.cli.plans import load_plan
     from dmspec.runtime.fuse import pick_binding
@@ -46,10 +55,11 @@ def command(file: str, directory: str, store: str | None, binding: str, *, show_
         die(EXIT_MACHINE, f"{choice.unavailable()}\n`dmspec doctor` says more")
     mountpoint = Path(directory).resolve()
     store_folder = Path(store).resolve() if store else None
+    beside = Beside(plan, names, log_path, watchdog, foreground=foreground)
 
     def serve(tell: Callable[[], None]) -> None:
         _serve(plan, mountpoint, tell, Path(file).resolve().parent, store_folder, binding,
-               show_disks or "")
+               show_disks or "", beside)
 
     def ready() -> None:
         if not quiet:
@@ -93,7 +103,7 @@ def _lock(mountpoint: Path, store: Path | None) -> "wire.Lock":
 
 
 def _serve(plan: "Plan", mountpoint: Path, ready: Callable[[], None], spec_folder: Path, store: Path | None,
-           binding: str, show_disks: str) -> None:
+           binding: str, show_disks: str, beside: "Beside") -> None:
     """Bring the stack up, mount it, and take it down at the end; known failures leave as `Failure`."""
     from dmspec.runtime.errors import DmspecError, InternalError
     from dmspec.runtime.fuse import FuseUnavailable, MountFailed
@@ -106,12 +116,15 @@ def _serve(plan: "Plan", mountpoint: Path, ready: Callable[[], None], spec_folde
         def now_ready() -> None:
             nonlocal was_ready
             was_ready = True
+            beside.begin(server)
             ready()
 
         try:
             server.serve(mountpoint, binding=binding, on_ready=now_ready)
         finally:
+            beside.end()
             server.close(undo=not was_ready)
+            beside.close()
         if server.gave_up:
             die(EXIT_CHECK_FAILED, f"{mountpoint}: {GAVE_UP}")
     except InternalError:

@@ -38,6 +38,20 @@ def load_plan(path: str) -> "Plan":
     return compiled.plan
 
 
+def pick_scenarios(plan: "Plan", file: str, name: str | None) -> list[str]:
+    """The scenarios that `--scenario NAME` means, all without one; ends with exit status 2 when there is none.
+
+    A scenario that is for several kernels has a part for each, NAME@KERNEL, and NAME means all of them.
+    """
+    from dmspec.runtime.runner import scenarios_of
+
+    names = [one.name for one in scenarios_of(plan)]
+    picked = [one for one in names if name in (None, one, one.partition("@")[0])]
+    if not picked:
+        die(EXIT_USAGE, f"{file} has no scenario {name!r}; it has: {', '.join(names)}")
+    return picked
+
+
 def show_diagnostics(diagnostics: Sequence["Diagnostic"]) -> None:
     """Print them to stderr, with a summary where there are several."""
     if not diagnostics:

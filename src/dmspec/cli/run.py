@@ -48,16 +48,12 @@ def command(file: str, scenario: str | None, seed: int | None, trace_path: str |
     Prints what happens, lane by lane, and what each check came to. The exit status is 1 where something was
     not as the spec expects. A spec without scenarios runs all its processes at once.
     """
-    from dmspec.cli.plans import load_plan
+    from dmspec.cli.plans import load_plan, pick_scenarios
     from dmspec.runtime.build import BuildError
-    from dmspec.runtime.runner import Crash, run_scenario, scenarios_of
+    from dmspec.runtime.runner import Crash, run_scenario
 
     plan = load_plan(file)
-    names = [one.name for one in scenarios_of(plan)]
-    if scenario is not None and scenario not in names:
-        die(EXIT_USAGE, f"{file} has no scenario {scenario!r}; it has: {', '.join(names)}")
-    if scenario is not None:
-        names = [scenario]
+    names = pick_scenarios(plan, file, scenario)
     if trace_path is not None and len(names) > 1:
         die(EXIT_USAGE, f"a trace holds one run, and {file} has {len(names)} scenarios: name one with --scenario")
     results = []

@@ -143,7 +143,9 @@ class Walker:
             return False
         elif instr.args["condition"] == "event":
             device = instr.args["args"]["device"]
-            self.task.seen_events[device] = self.flat.on.world.stack.devices[device].event_nr
+            world = self.flat.on.world
+            seen = world.registered if instr.args["args"]["registered"] else self.task.seen_events
+            seen[device] = world.stack.devices[device].event_nr
         self.pc += 1
         return True
 
@@ -206,8 +208,11 @@ class Flatten:
             yield Step("look", {}, line)
         elif op in ("write", "read"):
             yield from self._transfers(walker, op, args, line)
-        elif op in ("flush", "discard"):
-            if op == "discard":
+        elif op in ("register", "unregister"):     # between LVM and dmeventd, of which a kernel knows nothing
+            assert operation.perform is not None
+            operation.perform(walker.task, args)
+        elif op in ("flush", "discard", "wipe"):
+            if op != "flush":
                 self._whole(args["at"], args["size"], line)
             yield Step(op, args, line)
         elif op in ("sha256", "expect-sha256", "expect-content", "expect-same"):

@@ -188,7 +188,7 @@ class Script:
             placed.reads[number] = self._room(size)
             return f"r {name} {at} {piece} {placed.reads[number]} {size}"
         offset = len(self.payload)
-        self.payload += stream(step.args["pattern"], 0, size)
+        self.payload += bytes(size) if step.op == "wipe" else stream(step.args["pattern"], 0, size)
         return f"w {name} {at} {piece} {offset} {size}"
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from dmspec.runtime.operations.base import complete
 from dmspec.runtime.registry import OPERATIONS
 
-IO: Final = frozenset({"write", "read", "flush", "discard"})
+IO: Final = frozenset({"write", "read", "flush", "discard", "wipe"})
 FAULTS: Final = frozenset({"fail", "heal"})
 CONTROL: Final = frozenset({"create", "load", "clear", "suspend", "resume", "remove", "rename", "message"})
 
