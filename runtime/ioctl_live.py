@@ -1,8 +1,9 @@
 """What a mount answers to those who want its ioctls: `dmspec dmsetup`, and front ends for other programs.
 
 Questions of the control socket (:mod:`~dmspec.runtime.wire`), beside ``ioctl`` with ``nr`` and ``data``:
-``blocks`` lists the block devices as sysfs would, ``node`` makes or removes a device's node as libdm does in
-/dev/mapper, ``log`` gives the kernel's log lines since the last time.
+``blocks`` lists the block devices as sysfs would, ``set`` changes what an ioctl of a block device may change,
+``node`` makes or removes a device's node as libdm does in /dev/mapper, ``log`` gives the kernel's log lines since
+the last time, ``poll`` waits as poll(2) on /dev/mapper/control does.
 """
 
 from __future__ import annotations
@@ -20,15 +21,21 @@ from .ioctl import IoctlCore
 from .live import LiveEngine, LiveTask
 from .mapped_device import MappedDevice
 from .targets.striped import Striped
+from .task import Frame, Latch, Outcome, Return, Task, Wait
 from .units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from .block import BlockDevice
+    from .live_export import LiveExport
     from .stack import Stack
+
+READ_AHEAD_SECTORS: Final = 256
 
 # Commands that may wait: for these somebody watches whether the caller is still there.
 _WAITING: Final = frozenset({form.DEV_WAIT, form.DEV_SUSPEND, form.DEV_REMOVE, form.TABLE_LOAD, form.TABLE_CLEAR,
                              form.REMOVE_ALL})
+# Commands that count as an event of /dev/mapper/control when they succeed (IOCTL_FLAGS_ISSUE_GLOBAL_EVENT).
+_GLOBAL_EVENTS: Final = frozenset({form.REMOVE_ALL, form.DEV_CREATE, form.DEV_REMOVE, form.DEV_RENAME})
 
 
 class CallerTask(LiveTask):
@@ -49,17 +56,52 @@ class CallerTask(LiveTask):
             self.engine.ready(self)
 
 
-class IoctlDoor:
-    """The questions of one mount.  ``log_read`` is how many lines of the kernel log have been fetched."""
+class GlobalEvents:
+    """What poll(2) on /dev/mapper/control waits for: any table event, and devices that come, go or are renamed."""
 
-    def __init__(self, stack: Stack, engine: LiveEngine) -> None:
+    def __init__(self) -> None:
+        self.count = 0
+        self.latch = Latch("an event of any device")
+
+    def happened(self) -> None:
+        """To be called with the stack's lock held."""
+        self.count += 1
+        self.latch.release()
+
+
+class WaitGlobalEvent(Frame):
+    """Until there have been more events than ``count``; the value is how many there have been."""
+
+    interruptible = True
+
+    def __init__(self, events: GlobalEvents, count: int) -> None:
+        self.events = events
+        self.count = count
+
+    def start(self, task: Task) -> Outcome:
+        if self.events.count > self.count or task.killed:
+            return Return(self.events.count)
+        return Wait(self.events.latch, "for an event of any device")
+
+
+class IoctlDoor:
+    """The questions of one mount.  ``log_read`` is how many lines of the kernel log have been fetched.
+
+    ``read_ahead`` has the devices for which somebody chose another read-ahead than the usual one.
+    """
+
+    def __init__(self, stack: Stack, engine: LiveEngine, export: LiveExport | None = None) -> None:
         self.stack = stack
         self.engine = engine
+        self.export = export
+        self.read_ahead: dict[str, tuple[BlockDevice, int]] = {}
+        self.events = GlobalEvents()
+        stack.on_event = self.events.happened
         self.core = IoctlCore(stack)
         self.log_read = len(stack.log_lines)
         self.questions: Mapping[Any, Callable[[socket.socket, dict[str, Any]], dict[str, Any]]] = {
             "ioctl": self._ioctl, "blocks": self._blocks, "node": self._node, "log": self._log,
-            "where": self._where,
+            "where": self._where, "set": self._set, "poll": self._poll,
         }
         stack.nodes = set()
 
@@ -80,7 +122,18 @@ class IoctlDoor:
                 error, answer = self.engine.run(frame, task.name, task)
         else:
             error, answer = self.engine.run(frame, task.name, task)
+        if not error and nr in _GLOBAL_EVENTS:
+            self.engine.call(self.events.happened)
         return {"errno": error, "data": answer}
+
+    def _poll(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """Without ``after``, how many events there have been; with it, wait until there are more."""
+        after = request.get("after")
+        if not isinstance(after, int):
+            return {"count": self.engine.call(lambda: self.events.count)}
+        task = CallerTask(self.engine, "poll")
+        with _Watch(connection, self.engine, task):
+            return {"count": self.engine.run(WaitGlobalEvent(self.events, after), task.name, task)}
 
     def _blocks(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """What sysfs tells of a block device: its number and names, and whether it is set up."""
@@ -90,17 +143,41 @@ class IoctlDoor:
         return {"blocks": self.engine.call(look)}
 
     def _block(self, device: BlockDevice) -> dict[str, Any]:
+        files = self.export.opened.values() if self.export is not None else ()
+        opens = sum(count for opened, count in files if opened is device)
         block = {"major": device.major, "minor": device.minor, "kernel": self.stack.kernel_name(device),
                  "sectors": device.sectors, "read_only": device.read_only, "set_up": True, "node": True,
-                 "io_min": 512, "io_opt": 0}
+                 "io_min": 512, "io_opt": 0, "read_ahead": self._read_ahead(device), "opens": opens,
+                 "held": device.open_count > opens, "deps": []}
         if isinstance(device, MappedDevice):
-            block |= {"name": form.encode(device.name), "set_up": device.initialized,
-                      "node": self.stack.has_node(device)}
-            for target in device.live.targets if device.live is not None else ():
+            table = device.live
+            block |= {"name": form.encode(device.name), "uuid": form.encode(device.uuid),
+                      "set_up": device.initialized, "node": self.stack.has_node(device),
+                      "suspended": device.suspended,
+                      "deps": [[one.major, one.minor] for one in table.devices] if table is not None else []}
+            for target in table.targets if table is not None else ():
                 if isinstance(target, Striped):
                     chunk = target.chunk_sectors * SECTOR_BYTES
                     block |= {"io_min": chunk, "io_opt": chunk * len(target.stripes)}
         return block
+
+    def _read_ahead(self, device: BlockDevice) -> int:
+        chosen, sectors = self.read_ahead.get(device.number, (None, 0))
+        return sectors if chosen is device else READ_AHEAD_SECTORS
+
+    def _set(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """``read_only`` or ``read_ahead`` of the device with a ``number``."""
+        number, read_only, read_ahead = (request.get(key) for key in ("number", "read_only", "read_ahead"))
+
+        def change() -> None:
+            for device in self.stack.everything():
+                if device.number == number:
+                    if isinstance(read_only, bool):
+                        device.read_only = read_only
+                    if isinstance(read_ahead, int):
+                        self.read_ahead[device.number] = (device, read_ahead)
+        self.engine.call(change)
+        return {}
 
     def _node(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         name, there = request.get("name"), bool(request.get("there"))
