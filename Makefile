@@ -10,6 +10,7 @@ help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'
 	@echo 'make demo    a mirror with a snapshot: mounted, broken, repaired, checked'
 	@echo 'make kernel-cases  the scripts that a real kernel was recorded with, run on mounts (some minutes)'
+	@echo '                   DMSETUP=real: with the unmodified dmsetup, through dmspec exec'
 	@echo 'make verify  every spec that can be, and 200 drawn sequences, against a real kernel'
 	@echo 'make mail    the slow tests: the mail explored in full, beside SPIN (minutes)'
 	@echo 'make lint    ruff and mypy only'
@@ -31,9 +32,9 @@ demo: $(VENV)/installed packages
 mail: $(VENV)/installed packages
 	$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
 
-# CASES='a-basic --keep' runs one and keeps what it printed.
+# CASES='a-basic --keep' runs one and keeps what it printed; DMSETUP=real takes the unmodified dmsetup.
 kernel-cases: $(VENV)/installed packages
-	$(VENV)/bin/python tests/kernel_cases/run.py $(CASES)
+	$(VENV)/bin/python tests/kernel_cases/run.py $(if $(filter real,$(DMSETUP)),--real) $(CASES)
 
 # Looks each time, which takes a moment: a stamp could not know that somebody removed a library.
 packages:

@@ -87,14 +87,15 @@ class WaitGlobalEvent(Frame):
 class IoctlDoor:
     """The questions of one mount.  ``log_read`` is how many lines of the kernel log have been fetched.
 
-    ``read_ahead`` has the devices for which somebody chose another read-ahead than the usual one.
+    ``chosen`` has what somebody set for a device: its read-ahead, or that it is read-only, which is remembered but
+    keeps nobody from writing (a table takes a disk that is set read-only; recorded case f-control, section 9).
     """
 
     def __init__(self, stack: Stack, engine: LiveEngine, export: LiveExport | None = None) -> None:
         self.stack = stack
         self.engine = engine
         self.export = export
-        self.read_ahead: dict[str, tuple[BlockDevice, int]] = {}
+        self.chosen: dict[tuple[str, str], tuple[BlockDevice, int]] = {}
         self.events = GlobalEvents()
         stack.on_event = self.events.happened
         self.core = IoctlCore(stack)
@@ -146,8 +147,8 @@ class IoctlDoor:
         files = self.export.opened.values() if self.export is not None else ()
         opens = sum(count for opened, count in files if opened is device)
         block = {"major": device.major, "minor": device.minor, "kernel": self.stack.kernel_name(device),
-                 "sectors": device.sectors, "read_only": device.read_only, "set_up": True, "node": True,
-                 "io_min": 512, "io_opt": 0, "read_ahead": self._read_ahead(device), "opens": opens,
+                 "sectors": device.sectors, "read_only": bool(self._chosen(device, "read_only", int(device.read_only))), "set_up": True, "node": True,
+                 "io_min": 512, "io_opt": 0, "read_ahead": self._chosen(device, "read_ahead", READ_AHEAD_SECTORS), "opens": opens,
                  "held": device.open_count > opens, "deps": []}
         if isinstance(device, MappedDevice):
             table = device.live
@@ -161,21 +162,18 @@ class IoctlDoor:
                     block |= {"io_min": chunk, "io_opt": chunk * len(target.stripes)}
         return block
 
-    def _read_ahead(self, device: BlockDevice) -> int:
-        chosen, sectors = self.read_ahead.get(device.number, (None, 0))
-        return sectors if chosen is device else READ_AHEAD_SECTORS
+    def _chosen(self, device: BlockDevice, what: str, usual: int) -> int:
+        chosen, value = self.chosen.get((device.number, what), (None, 0))
+        return value if chosen is device else usual
 
     def _set(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """``read_only`` or ``read_ahead`` of the device with a ``number``."""
-        number, read_only, read_ahead = (request.get(key) for key in ("number", "read_only", "read_ahead"))
-
         def change() -> None:
             for device in self.stack.everything():
-                if device.number == number:
-                    if isinstance(read_only, bool):
-                        device.read_only = read_only
-                    if isinstance(read_ahead, int):
-                        self.read_ahead[device.number] = (device, read_ahead)
+                for what in ("read_only", "read_ahead"):
+                    value = request.get(what)
+                    if device.number == request.get("number") and isinstance(value, int):
+                        self.chosen[device.number, what] = (device, value)
         self.engine.call(change)
         return {}
 

@@ -242,16 +242,20 @@ class Answers:
         finally:
             os.close(fd)
 
-    def settle(self, number: str) -> None:
-        """Wait until the mount knows of every close of a device: FUSE tells it after close(2) has returned."""
+    def settle(self, number: str) -> bool:
+        """Wait until the mount knows of every close of a device: FUSE tells it after close(2) has returned.
+
+        False where it knew, and a device in use is in use.
+        """
         until = time.monotonic() + _CLOSE_SECONDS
-        pause = 0.0005
+        pause = 0.0
         while time.monotonic() < until:
             block = self.block(number)
             if block is None or not block.opens or block.opens <= self.files.count(number):
-                return
+                return bool(pause)
+            pause = min(pause * 2, 0.05) or 0.0005
             time.sleep(pause)
-            pause = min(pause * 2, 0.05)
+        return True
 
 
 def _umask(call: Call) -> int:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from dmspec.exec.answers import Answers
     from dmspec.exec.seccomp import Call
 
-# Commands after which /dev or /sys may look different.
+# Commands that do something, so that their answer may not get lost; after some there is more or less in /dev or /sys.
 _CHANGES: Final = frozenset({form.REMOVE_ALL, form.DEV_CREATE, form.DEV_REMOVE, form.DEV_RENAME, form.DEV_SUSPEND,
-                             form.TABLE_LOAD})
+                             form.TABLE_LOAD, form.TABLE_CLEAR, form.TARGET_MSG})
+_COMES_OR_GOES: Final = frozenset({form.REMOVE_ALL, form.DEV_REMOVE, form.TABLE_LOAD})
 # What may wait, so that somebody has to look whether the caller still does.
 _LOOK_SECONDS: Final = 0.02
 _VERSION_BYTES: Final = 1024
@@ -64,7 +65,7 @@ class Control:
                 error, back = self._run(call, nr, data)
             except Interrupted:
                 return False
-        if not error and nr in _CHANGES:
+        if not error and nr in _COMES_OR_GOES:
             self.answers.refresh()
         return self._finish(call, nr, data, error, back)
 
@@ -97,8 +98,7 @@ class Control:
     def _run(self, call: Call, nr: int, data: bytes) -> tuple[int, bytes]:
         error, back = self._ask(call, nr, data)
         number = self._busy(nr, data, error, back)
-        if number:
-            self.answers.settle(number)
+        if number and self.answers.settle(number):
             error, back = self._ask(call, nr, data)
         return error, back
 

@@ -63,7 +63,7 @@ class SysTree:
         if old and old["dev"] != files["dev"]:
             self._forget(block.kernel)
             old = {}
-        for name in ("holders", "slaves", "queue", *(["dm"] if block.name else [])):
+        for name in ("holders", "slaves", "queue", "bdi", *(["dm"] if block.name else [])):
             (folder / name).mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             if old.get(name) != content:
@@ -97,7 +97,7 @@ def _files(block: Block) -> Mapping[str, bytes]:
         "queue/read_ahead_kb": block.read_ahead // _READ_AHEAD_KIB, "queue/max_sectors_kb": 1024,
         "queue/max_hw_sectors_kb": 1024, "queue/max_segments": 128, "queue/nr_requests": 128, "queue/zoned": "none",
         "queue/dax": 0, "queue/fua": 0, "queue/write_cache": "write back", "queue/scheduler": "none",
-        "queue/iostats": 1, "queue/nomerges": 0, "queue/add_random": 0, "queue/chunk_sectors": 0,
+        "bdi/read_ahead_kb": block.read_ahead // _READ_AHEAD_KIB, "queue/iostats": 1, "queue/nomerges": 0, "queue/add_random": 0, "queue/chunk_sectors": 0,
     }
     if block.name:
         texts |= {"dm/name": block.name, "dm/uuid": block.uuid, "dm/suspended": int(block.suspended),
