@@ -147,8 +147,9 @@ class IoctlDoor:
         files = self.export.opened.values() if self.export is not None else ()
         opens = sum(count for opened, count in files if opened is device)
         block = {"major": device.major, "minor": device.minor, "kernel": self.stack.kernel_name(device),
-                 "sectors": device.sectors, "read_only": bool(self._chosen(device, "read_only", int(device.read_only))), "set_up": True, "node": True,
-                 "io_min": 512, "io_opt": 0, "read_ahead": self._chosen(device, "read_ahead", READ_AHEAD_SECTORS), "opens": opens,
+                 "sectors": device.sectors, "set_up": True, "node": True, "io_min": 512, "io_opt": 0,
+                 "read_only": bool(self._chosen(device, "read_only", int(device.read_only))),
+                 "read_ahead": self._chosen(device, "read_ahead", READ_AHEAD_SECTORS), "opens": opens,
                  "held": device.open_count > opens, "deps": []}
         if isinstance(device, MappedDevice):
             table = device.live

@@ -141,7 +141,8 @@ def _in_root(folder: Path, mountpoint: Path, options: argparse.Namespace) -> str
         "PATH": path if options.real else f"{folder / 'programs'}:{path}", "LC_ALL": "C",
         "DMSPEC_MOUNT": os.fspath(mountpoint), "CASE_STORE": os.fspath(folder / "store"), "CASE_LIB": os.fspath(HERE),
         "CASE_PYTHON": sys.executable, "CASE_SOCKET": os.fspath(wire.socket_path(mountpoint)),
-        "HOME": "/tmp", **({"CASE_REAL": "1"} if options.real else {}), **{name: os.environ[name] for name in ("XDG_RUNTIME_DIR", "TMPDIR") if name in os.environ},
+        "HOME": "/tmp", **({"CASE_REAL": "1"} if options.real else {}),
+        **{name: os.environ[name] for name in ("XDG_RUNTIME_DIR", "TMPDIR") if name in os.environ},
     }
     with (folder / "raw").open("wb") as output, subprocess.Popen(
             [*root, "sh", folder / "case.sh"], stdout=output,
@@ -182,7 +183,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=1200, help="when a case is stopped")
     parser.add_argument("--keep", action="store_true", help="keep the outputs, and say where")
     options = parser.parse_args(arguments)
-    lacking = [word for word in (*_NEEDED, *(["dmsetup", "strace"] if options.real else [])) if shutil.which(word) is None]
+    needed = (*_NEEDED, *(("dmsetup", "strace") if options.real else ()))
+    lacking = [word for word in needed if shutil.which(word) is None]
     recorded = Recordings(options.recorded)
     names = recorded.names()
     if lacking or not names:

@@ -97,7 +97,8 @@ def _files(block: Block) -> Mapping[str, bytes]:
         "queue/read_ahead_kb": block.read_ahead // _READ_AHEAD_KIB, "queue/max_sectors_kb": 1024,
         "queue/max_hw_sectors_kb": 1024, "queue/max_segments": 128, "queue/nr_requests": 128, "queue/zoned": "none",
         "queue/dax": 0, "queue/fua": 0, "queue/write_cache": "write back", "queue/scheduler": "none",
-        "bdi/read_ahead_kb": block.read_ahead // _READ_AHEAD_KIB, "queue/iostats": 1, "queue/nomerges": 0, "queue/add_random": 0, "queue/chunk_sectors": 0,
+        "bdi/read_ahead_kb": block.read_ahead // _READ_AHEAD_KIB,
+        "queue/iostats": 1, "queue/nomerges": 0, "queue/add_random": 0, "queue/chunk_sectors": 0,
     }
     if block.name:
         texts |= {"dm/name": block.name, "dm/uuid": block.uuid, "dm/suspended": int(block.suspended),
