@@ -133,7 +133,7 @@ def run_case(name: str, recorded: Recordings, work: Path, options: argparse.Name
 
 def _in_root(folder: Path, mountpoint: Path, options: argparse.Namespace) -> str:
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    root = [sys.executable, HERE / "root.py", folder, mountpoint]
+    root: list[str | Path] = [sys.executable, HERE / "root.py", folder, mountpoint]
     if options.real:
         root = [sys.executable, "-m", "dmspec", "exec", "--mount", mountpoint, "--",
                 sys.executable, HERE / "root.py", folder, "real", *_BY_LINES]
