@@ -3,7 +3,8 @@
 Questions of the control socket (:mod:`~dmspec.runtime.wire`), beside ``ioctl`` with ``nr`` and ``data``:
 ``blocks`` lists the block devices as sysfs would, ``set`` changes what an ioctl of a block device may change,
 ``node`` makes or removes a device's node as libdm does in /dev/mapper, ``log`` gives the kernel's log lines since
-the last time, ``poll`` waits as poll(2) on /dev/mapper/control does.
+the last time, ``poll`` waits as poll(2) on /dev/mapper/control does, ``waits`` tells which ioctls are under way,
+and what they and the devices' bios wait for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from . import ioctl_format as form
 from . import wire
 from .errors import DmspecError
-from .ioctl import IoctlCore
+from .ioctl import Ioctl, IoctlCore
 from .live import LiveEngine, LiveTask
 from .mapped_device import MappedDevice
 from .targets.striped import Striped
@@ -96,6 +97,7 @@ class IoctlDoor:
         self.engine = engine
         self.export = export
         self.chosen: dict[tuple[str, str], tuple[BlockDevice, int]] = {}
+        self.under_way: list[tuple[CallerTask, Ioctl]] = []
         self.events = GlobalEvents()
         stack.on_event = self.events.happened
         self.core = IoctlCore(stack)
@@ -103,6 +105,7 @@ class IoctlDoor:
         self.questions: Mapping[Any, Callable[[socket.socket, dict[str, Any]], dict[str, Any]]] = {
             "ioctl": self._ioctl, "blocks": self._blocks, "node": self._node, "log": self._log,
             "where": self._where, "set": self._set, "poll": self._poll,
+            "waits": self._waits,
         }
         stack.nodes = set()
 
@@ -117,15 +120,41 @@ class IoctlDoor:
         if not isinstance(nr, int) or not isinstance(data, bytes):
             raise wire.WireError("a command number and a buffer were expected")
         frame = self.core.call(nr, data)
-        task = CallerTask(self.engine, f"ioctl {nr}")
+        who = request.get("who")
+        task = CallerTask(self.engine, who if isinstance(who, str) else f"ioctl {nr}")
         if nr in _WAITING:
-            with _Watch(connection, self.engine, task):
-                error, answer = self.engine.run(frame, task.name, task)
+            self.engine.call(lambda: self.under_way.append((task, frame)))
+            try:
+                with _Watch(connection, self.engine, task):
+                    error, answer = self.engine.run(frame, task.name, task)
+            finally:
+                self.under_way.remove((task, frame))
         else:
             error, answer = self.engine.run(frame, task.name, task)
         if not error and nr in _GLOBAL_EVENTS:
             self.engine.call(self.events.happened)
         return {"errno": error, "data": answer}
+
+    def _waits(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        def look() -> dict[str, Any]:
+            return {"calls": [self._call_under_way(task, frame) for task, frame in list(self.under_way)],
+                    "devices": [self._bios_under_way(md) for md in self.stack.devices.values()]}
+
+        found: dict[str, Any] = self.engine.call(look)
+        return found
+
+    def _call_under_way(self, task: CallerTask, frame: Ioctl) -> dict[str, Any]:
+        waiting = task.waiting
+        return {"who": task.name, "nr": frame.nr, "flags": frame.header.flags,
+                "device": frame.md.name if frame.md is not None else "",
+                "why": waiting.why if waiting is not None else ""}
+
+    @staticmethod
+    def _bios_under_way(md: MappedDevice) -> dict[str, Any]:
+        table = md.live
+        return {"name": md.name, "suspended": md.suspended, "in_flight": md.in_flight, "deferred": len(md.deferred),
+                "held": [words for target in (table.targets if table else ()) for words in target.held()],
+                "below": [device.name for device in (table.devices if table else ())]}
 
     def _poll(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """Without ``after``, how many events there have been; with it, wait until there are more."""

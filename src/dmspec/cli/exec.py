@@ -8,11 +8,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dmspec.cli.output import EXIT_INTERNAL, EXIT_MACHINE, EXIT_USAGE, die
+
+if TYPE_CHECKING:
+    from dmspec.dmsetup.door import Door
+    from dmspec.exec.story import Story
 
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
@@ -36,8 +40,13 @@ class _WithProgram(click.Command):
 @click.argument("file", metavar="", required=False, type=click.Path(exists=True, dir_okay=False))
 @click.option("--mount", "mountpoint", metavar="DIR", type=click.Path(exists=True, file_okay=False),
               help="Where the stack is mounted; without it and FILE, $DMSPEC_MOUNT or the only mount there is.")
+@click.option("--log", metavar="FILE", help="Append what is asked of device-mapper to FILE (`-` is stderr), in "
+                                            "dmsetup's words.")
+@click.option("--when", "whens", metavar="'COMMAND DEVICE' STATEMENT", nargs=2, multiple=True,
+              help="Just before that is first done to that device (`suspend vg-lv`), do STATEMENT (`fail pv1`).")
 @click.pass_context
-def command(ctx: click.Context, file: str | None, mountpoint: str | None) -> int:
+def command(ctx: click.Context, file: str | None, mountpoint: str | None, log: str | None,
+            whens: tuple[tuple[str, str], ...]) -> int:
     """Run the unmodified PROGRAM (dmsetup, LVM2, dmeventd, mkfs, a script) on a mounted stack.
 
     It and everything that it starts believe that the stack is the machine's: /dev/mapper/control takes ioctls, the
@@ -52,9 +61,9 @@ def command(ctx: click.Context, file: str | None, mountpoint: str | None) -> int
     if file and mountpoint:
         die(EXIT_USAGE, "either a FILE or --mount DIR, not both")
     if not file:
-        return _run(words, mountpoint, keep_daemons=True)
+        return _run(words, mountpoint, log, whens, keep_daemons=True)
     with _mounted(file) as folder:
-        return _run(words, folder, keep_daemons=False)
+        return _run(words, folder, log, whens, keep_daemons=False)
 
 
 @contextlib.contextmanager
@@ -72,7 +81,35 @@ def _mounted(file: str) -> Iterator[str]:
                 subprocess.run([*dmspec, "umount", "--force", folder], check=False)
 
 
-def _run(words: list[str], mountpoint: str | None, *, keep_daemons: bool) -> int:
+def _story(door: "Door", folder: str, log: str | None, whens: tuple[tuple[str, str], ...]) -> "Story":
+    """What is to be told, and what is to be done at which moment."""
+    from dmspec.cli.do import compiled
+    from dmspec.exec.story import Story, When, open_log
+
+    actions = []
+    for moment, text in whens:
+        words = moment.split()
+        if len(words) != 2:
+            die(EXIT_USAGE, f"--when {moment!r}: a command and a device are wanted, as in 'suspend vg-lv'")
+        plan = compiled(folder, text)
+        if plan is None:
+            sys.exit(EXIT_USAGE)
+        actions.append(When(words[0], words[1], plan, text))
+    try:
+        return Story(door, lambda plan: _perform(folder, plan), open_log(log) if log else None, actions)
+    except OSError as error:
+        die(EXIT_USAGE, f"{log}: {error.strerror}")
+
+
+def _perform(folder: str, plan: bytes) -> None:
+    from dmspec.runtime import wire
+
+    for _answer in wire.ask(folder, "run", plan=plan):
+        pass
+
+
+def _run(words: list[str], mountpoint: str | None, log: str | None, whens: tuple[tuple[str, str], ...], *,
+         keep_daemons: bool) -> int:
     from dmspec.cli.group import report_internal_error
     from dmspec.dmsetup.door import NoMountError, find
     from dmspec.exec import seccomp
@@ -87,7 +124,7 @@ def _run(words: list[str], mountpoint: str | None, *, keep_daemons: bool) -> int
     try:
         door = find(str(Path(mountpoint).resolve()) if mountpoint else None)
         folder = door.mountpoint()
-        status = run(Job(words, folder, door, keep_daemons), on_bug)
+        status = run(Job(words, folder, door, keep_daemons, _story(door, folder, log, whens)), on_bug)
     except NoMountError as error:
         die(EXIT_USAGE, str(error))
     except seccomp.Unavailable as error:

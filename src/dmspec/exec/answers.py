@@ -19,6 +19,7 @@ from dmspec.runtime.live_export import name_of_number
 
 if TYPE_CHECKING:
     from dmspec.exec.seccomp import Call, Listener
+    from dmspec.exec.story import Story
     from dmspec.exec.sysfs import SysTree
     from dmspec.exec.view import View
 
@@ -32,12 +33,14 @@ _CLOSE_SECONDS: Final = 5.0
 class Answers:
     """``mount`` is a file descriptor of the folder in which the devices are files."""
 
-    def __init__(self, listener: Listener, door: Door, mount: int, view: View, sys_tree: SysTree) -> None:
+    def __init__(self, listener: Listener, door: Door, mount: int, view: View, sys_tree: SysTree,
+                 story: Story) -> None:
         self.listener = listener
         self.door = door
         self.mount = mount
         self.view = view
         self.sys_tree = sys_tree
+        self.story = story
         self.files = files.OpenFiles(os.fstat(mount).st_dev)
         self.control = Control(self)
         self.refreshing = threading.Lock()

@@ -61,10 +61,13 @@ class Control:
         if lost is not None and lost[:2] == (nr, data):
             error, back = lost[2]
         else:
+            who = self.answers.story.before(call.thread, nr, data)
             try:
-                error, back = self._run(call, nr, data)
+                error, back = self._run(call, who, nr, data)
             except Interrupted:
+                self.answers.story.after(who, nr, data, errno.EINTR)
                 return False
+            self.answers.story.after(who, nr, data, error)
         if not error and nr in _COMES_OR_GOES:
             self.answers.refresh()
         return self._finish(call, nr, data, error, back)
@@ -95,11 +98,11 @@ class Control:
                 data += memory.read_some(call.thread, call.args[2] + _SIZE_OF_HEADER, size - _SIZE_OF_HEADER)
         return data
 
-    def _run(self, call: Call, nr: int, data: bytes) -> tuple[int, bytes]:
-        error, back = self._ask(call, nr, data)
+    def _run(self, call: Call, who: str, nr: int, data: bytes) -> tuple[int, bytes]:
+        error, back = self._ask(call, who, nr, data)
         number = self._busy(nr, data, error, back)
         if number and self.answers.settle(number):
-            error, back = self._ask(call, nr, data)
+            error, back = self._ask(call, who, nr, data)
         return error, back
 
     def _busy(self, nr: int, data: bytes, error: int, back: bytes) -> str:
@@ -116,10 +119,11 @@ class Control:
                     return block.number
         return ""
 
-    def _ask(self, call: Call, nr: int, data: bytes) -> tuple[int, bytes]:
+    def _ask(self, call: Call, who: str, nr: int, data: bytes) -> tuple[int, bytes]:
         """Ask the mount; give up when the caller is no longer there, which kills what waits in the mount."""
         with self._connected() as connection:
-            wire.send(connection, {"dmspec": wire.PROTOCOL, "ask": "ioctl", "nr": nr, "data": data})
+            wire.send(connection, {"dmspec": wire.PROTOCOL, "ask": "ioctl", "nr": nr, "data": data,
+                                   "who": who})
             while not select.select([connection], [], [], _LOOK_SECONDS)[0]:
                 if not self.answers.listener.is_valid(call):
                     raise Interrupted

@@ -22,6 +22,7 @@ from typing import Any, Final, NoReturn
 from dmspec.dmsetup.door import ENVIRONMENT, Door
 from dmspec.exec import seccomp
 from dmspec.exec.answers import Answers
+from dmspec.exec.story import Story
 from dmspec.exec.supervisor import Supervisor
 from dmspec.exec.sysfs import SysTree
 from dmspec.exec.view import View
@@ -47,6 +48,7 @@ class Job:
     mountpoint: str
     door: Door
     keep_daemons: bool
+    story: Story
 
 
 def run(job: Job, on_bug: Callable[[BaseException], None]) -> int | None:
@@ -135,7 +137,7 @@ def _start(job: Job, tell: Callable[..., None], writer: int, on_bug: Callable[[B
     if not fds:
         os.waitpid(program, 0)
         raise CannotRun(data.decode(errors="replace") or "the program's process has been killed")
-    answers = Answers(seccomp.Listener(fds[0]), job.door, mount, view, sys_tree)
+    answers = Answers(seccomp.Listener(fds[0]), job.door, mount, view, sys_tree, job.story)
     failure = bytearray()
 
     def ended(status: int) -> None:

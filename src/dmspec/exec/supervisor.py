@@ -62,8 +62,7 @@ class Supervisor:
                 break
             ready = {fd for fd, _event in poll.poll()}
             if self.answers.listener.fd in ready:
-                while self._reap():
-                    time.sleep(0.001)  # it is a zombie, or about to be one
+                self._bury_all()
                 return
             if mount_ended in ready:
                 break
@@ -123,6 +122,21 @@ class Supervisor:
                     os.kill(process, number)
             time.sleep(0.02)
             self._reap()
+        self._bury_all()
+
+    def _bury_all(self) -> None:
+        """Everything that had the filter is dead, or just dying: leave no zombie to an init that may not care."""
+        until = time.monotonic() + _TERM_SECONDS
+        while self._reap() or (self._has_children() and time.monotonic() < until):
+            time.sleep(0.001)
+
+    @staticmethod
+    def _has_children() -> bool:
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
 
 
 def descendants_of(ancestor: int) -> list[int]:
