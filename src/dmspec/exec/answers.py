@@ -232,6 +232,8 @@ class Answers:
                           read_only=bool(struct.unpack("<i", memory.read(thread, address, 4))[0]))
         elif number in (blocks.BLKRASET, blocks.BLKFRASET):
             self.door.ask("set", number=block.number, read_ahead=address & 0xFFFFFFFF)
+        elif number == blocks.BLKRRPART:
+            raise blocks.fail(errno.EINVAL)
         elif number == blocks.BLKSECDISCARD:
             raise blocks.fail(errno.EOPNOTSUPP)
         elif number != blocks.BLKBSZSET:

@@ -27,6 +27,8 @@ _CHANGES: Final = frozenset({form.REMOVE_ALL, form.DEV_CREATE, form.DEV_REMOVE, 
 _COMES_OR_GOES: Final = frozenset({form.REMOVE_ALL, form.DEV_REMOVE, form.TABLE_LOAD})
 # What may wait, so that somebody has to look whether the caller still does.
 _LOOK_SECONDS: Final = 0.02
+# A buffer of more bytes is one for which there is no memory; libdm begins with 16 KiB and doubles that when it has to.
+_MOST_BYTES: Final = 8 << 20
 _VERSION_BYTES: Final = 1024
 _SIZE_OF_HEADER: Final = form.HEADER_BYTES
 _HAS_PARAMETERS: Final = frozenset({form.DEV_RENAME, form.TABLE_LOAD, form.TABLE_DEPS, form.TABLE_STATUS,
@@ -95,7 +97,10 @@ class Control:
         if len(data) == _SIZE_OF_HEADER and nr in _HAS_PARAMETERS:
             size = form.Header.read(data).data_size
             if _SIZE_OF_HEADER < size <= form.LARGEST_BYTES:
-                data += memory.read_some(call.thread, call.args[2] + _SIZE_OF_HEADER, size - _SIZE_OF_HEADER)
+                wanted = min(size, _MOST_BYTES)
+                data += memory.read_some(call.thread, call.args[2] + _SIZE_OF_HEADER, wanted - _SIZE_OF_HEADER)
+            if _MOST_BYTES == len(data) < size:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         return data
 
     def _run(self, call: Call, who: str, nr: int, data: bytes) -> tuple[int, bytes]:

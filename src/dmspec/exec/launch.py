@@ -114,6 +114,7 @@ def _supervise(job: Job, writer: int, on_bug: Callable[[BaseException], None]) -
 
 def _start(job: Job, tell: Callable[..., None], writer: int, on_bug: Callable[[BaseException], None]) -> Supervisor:
     lock = job.door.path.with_suffix(".lock")
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # of the machine, whose /dev stays
     mount = os.open(job.mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     sys_tree = SysTree()
     view = View(job.mountpoint)
@@ -150,7 +151,6 @@ def _start(job: Job, tell: Callable[..., None], writer: int, on_bug: Callable[[B
         else:
             tell(status=status)
         os.close(writer)
-        null = os.open(os.devnull, os.O_RDWR)
         for fd in range(3):
             os.dup2(null, fd)
 
