@@ -10,7 +10,7 @@ import stat
 import struct
 import sys
 import threading
-import time
+from pathlib import Path
 from typing import Any
 
 HEADER = struct.Struct("<3I5IiIIQ128s129s7s")
@@ -70,11 +70,13 @@ def wait_is_interrupted(name: str) -> None:
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.siginterrupt(signal.SIGALRM, True)
     said: list[Any] = []
+    waiting = threading.get_native_id()
 
     def other() -> None:
-        while not said:
-            time.sleep(0.05)
-            said.append(command(7, opened(), name=name)[0])
+        # Until the main thread is in its ioctl (16 on x86-64).
+        while not Path(f"/proc/self/task/{waiting}/syscall").read_text().startswith("16 "):
+            pass
+        said.append(command(7, opened(), name=name)[0])
         os.kill(os.getpid(), signal.SIGALRM)
 
     threading.Thread(target=other).start()

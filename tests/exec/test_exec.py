@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,11 +56,12 @@ def program(mount: Path, *words: str) -> list[str]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Something happens soon; that it does is tested, not how soon."""
+    """Wait for what another process does and nothing signals; that it comes is tested, not how soon."""
     limit = time.monotonic() + 60
+    pause = threading.Event()
     while not condition():
         assert time.monotonic() < limit
-        time.sleep(0.02)
+        pause.wait(0.02)
 
 
 @pytest.mark.parametrize("words", ["version", "table", "status", "info", "info -c", "deps", "deps -o devname", "ls",
