@@ -4,13 +4,15 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo demo-live mail kernel-cases verify packages browser guest clean
+.PHONY: help test lint demo demo-live mail kernel-cases real-binaries verify packages browser guest lvm clean
 
 help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'
 	@echo 'make demo    a mirror with a snapshot: mounted, broken, repaired, checked'
 	@echo 'make demo-live  the deadlock of two commands on a real ext4, and the ways out of it (root)'
 	@echo 'make kernel-cases  the scripts that a real kernel was recorded with, run on mounts (some minutes)'
+	@echo '                   DMSETUP=real: with the unmodified dmsetup, through dmspec exec'
+	@echo 'make real-binaries  unmodified LVM2 and dmeventd on the emulator; writes docs/real-binaries.md'
 	@echo 'make verify  every spec that can be, and 200 drawn sequences, against a real kernel'
 	@echo 'make mail    the slow tests: the mail explored in full, beside SPIN (minutes)'
 	@echo 'make lint    ruff and mypy only'
@@ -19,7 +21,7 @@ help:
 	@echo 'PYTHON=python3.12 picks an interpreter (3.11 or newer; found by itself otherwise).'
 	@echo "PYTEST_ARGS='-n 2 -k mirror' goes to pytest."
 
-test: lint packages browser guest
+test: lint packages browser guest lvm
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/installed
@@ -35,9 +37,13 @@ demo-live: $(VENV)/installed packages
 mail: $(VENV)/installed packages
 	$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
 
-# CASES='a-basic --keep' runs one and keeps what it printed.
+# CASES='a-basic --keep' runs one and keeps what it printed; DMSETUP=real takes the unmodified dmsetup.
 kernel-cases: $(VENV)/installed packages
-	$(VENV)/bin/python tests/kernel_cases/run.py $(CASES)
+	$(VENV)/bin/python tests/kernel_cases/run.py $(if $(filter real,$(DMSETUP)),--real) $(CASES)
+
+# Some ten minutes; docs/real-binaries.md is made anew.  LVM='20 41' runs these scripts alone.
+real-binaries: $(VENV)/installed packages lvm
+	$(VENV)/bin/python tests/real_binaries/run.py $(or $(LVM),--all --write docs/real-binaries.md)
 
 # Looks each time, which takes a moment: a stamp could not know that somebody removed a library.
 packages:
@@ -52,6 +58,11 @@ browser:
 guest:
 	@python=$$(sh tools/find-python.sh '$(PYTHON)') && sh tools/install-packages.sh "$$python" guest || \
 		echo 'make: no user-mode Linux here; going on: the tests that need it will be skipped' >&2
+
+# `dmspec exec` is tested with the real dmsetup, LVM2 and dmeventd. Without them those tests are skipped.
+lvm:
+	@python=$$(sh tools/find-python.sh '$(PYTHON)') && sh tools/install-packages.sh "$$python" lvm || \
+		echo 'make: no LVM2 here; going on: the tests that need it will be skipped' >&2
 
 # Takes about ten minutes: what `make test` does of it is a sample. A difference fails; a spec that cannot be compared
 # is only named.

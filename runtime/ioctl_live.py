@@ -1,8 +1,10 @@
 """What a mount answers to those who want its ioctls: `dmspec dmsetup`, and front ends for other programs.
 
 Questions of the control socket (:mod:`~dmspec.runtime.wire`), beside ``ioctl`` with ``nr`` and ``data``:
-``blocks`` lists the block devices as sysfs would, ``node`` makes or removes a device's node as libdm does in
-/dev/mapper, ``log`` gives the kernel's log lines since the last time.
+``blocks`` lists the block devices as sysfs would, ``set`` changes what an ioctl of a block device may change,
+``node`` makes or removes a device's node as libdm does in /dev/mapper, ``log`` gives the kernel's log lines since
+the last time, ``poll`` waits as poll(2) on /dev/mapper/control does, ``waits`` tells which ioctls are under way,
+and what they and the devices' bios wait for.
 """
 
 from __future__ import annotations
@@ -16,19 +18,25 @@ from typing import TYPE_CHECKING, Any, Final
 from . import ioctl_format as form
 from . import wire
 from .errors import DmspecError
-from .ioctl import IoctlCore
+from .ioctl import Ioctl, IoctlCore
 from .live import LiveEngine, LiveTask
 from .mapped_device import MappedDevice
 from .targets.striped import Striped
+from .task import Frame, Latch, Outcome, Return, Task, Wait
 from .units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from .block import BlockDevice
+    from .live_export import LiveExport
     from .stack import Stack
+
+READ_AHEAD_SECTORS: Final = 256
 
 # Commands that may wait: for these somebody watches whether the caller is still there.
 _WAITING: Final = frozenset({form.DEV_WAIT, form.DEV_SUSPEND, form.DEV_REMOVE, form.TABLE_LOAD, form.TABLE_CLEAR,
                              form.REMOVE_ALL})
+# Commands that count as an event of /dev/mapper/control when they succeed (IOCTL_FLAGS_ISSUE_GLOBAL_EVENT).
+_GLOBAL_EVENTS: Final = frozenset({form.REMOVE_ALL, form.DEV_CREATE, form.DEV_REMOVE, form.DEV_RENAME})
 
 
 class CallerTask(LiveTask):
@@ -49,17 +57,55 @@ class CallerTask(LiveTask):
             self.engine.ready(self)
 
 
-class IoctlDoor:
-    """The questions of one mount.  ``log_read`` is how many lines of the kernel log have been fetched."""
+class GlobalEvents:
+    """What poll(2) on /dev/mapper/control waits for: any table event, and devices that come, go or are renamed."""
 
-    def __init__(self, stack: Stack, engine: LiveEngine) -> None:
+    def __init__(self) -> None:
+        self.count = 0
+        self.latch = Latch("an event of any device")
+
+    def happened(self) -> None:
+        """To be called with the stack's lock held."""
+        self.count += 1
+        self.latch.release()
+
+
+class WaitGlobalEvent(Frame):
+    """Until there have been more events than ``count``; the value is how many there have been."""
+
+    interruptible = True
+
+    def __init__(self, events: GlobalEvents, count: int) -> None:
+        self.events = events
+        self.count = count
+
+    def start(self, task: Task) -> Outcome:
+        if self.events.count > self.count or task.killed:
+            return Return(self.events.count)
+        return Wait(self.events.latch, "for an event of any device")
+
+
+class IoctlDoor:
+    """The questions of one mount.  ``log_read`` is how many lines of the kernel log have been fetched.
+
+    ``chosen`` has what somebody set for a device: its read-ahead, or that it is read-only, which is remembered but
+    keeps nobody from writing (a table takes a disk that is set read-only; recorded case f-control, section 9).
+    """
+
+    def __init__(self, stack: Stack, engine: LiveEngine, export: LiveExport | None = None) -> None:
         self.stack = stack
         self.engine = engine
+        self.export = export
+        self.chosen: dict[tuple[str, str], tuple[BlockDevice, int]] = {}
+        self.under_way: list[tuple[CallerTask, Ioctl]] = []
+        self.events = GlobalEvents()
+        stack.on_event = self.events.happened
         self.core = IoctlCore(stack)
         self.log_read = len(stack.log_lines)
         self.questions: Mapping[Any, Callable[[socket.socket, dict[str, Any]], dict[str, Any]]] = {
             "ioctl": self._ioctl, "blocks": self._blocks, "node": self._node, "log": self._log,
-            "where": self._where,
+            "where": self._where, "set": self._set, "poll": self._poll,
+            "waits": self._waits,
         }
         stack.nodes = set()
 
@@ -74,13 +120,50 @@ class IoctlDoor:
         if not isinstance(nr, int) or not isinstance(data, bytes):
             raise wire.WireError("a command number and a buffer were expected")
         frame = self.core.call(nr, data)
-        task = CallerTask(self.engine, f"ioctl {nr}")
+        who = request.get("who")
+        task = CallerTask(self.engine, who if isinstance(who, str) else f"ioctl {nr}")
         if nr in _WAITING:
-            with _Watch(connection, self.engine, task):
-                error, answer = self.engine.run(frame, task.name, task)
+            self.engine.call(lambda: self.under_way.append((task, frame)))
+            try:
+                with _Watch(connection, self.engine, task):
+                    error, answer = self.engine.run(frame, task.name, task)
+            finally:
+                self.under_way.remove((task, frame))
         else:
             error, answer = self.engine.run(frame, task.name, task)
+        if not error and nr in _GLOBAL_EVENTS:
+            self.engine.call(self.events.happened)
         return {"errno": error, "data": answer}
+
+    def _waits(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        def look() -> dict[str, Any]:
+            return {"calls": [self._call_under_way(task, frame) for task, frame in list(self.under_way)],
+                    "devices": [self._bios_under_way(md) for md in self.stack.devices.values()]}
+
+        found: dict[str, Any] = self.engine.call(look)
+        return found
+
+    def _call_under_way(self, task: CallerTask, frame: Ioctl) -> dict[str, Any]:
+        waiting = task.waiting
+        return {"who": task.name, "nr": frame.nr, "flags": frame.header.flags,
+                "device": frame.md.name if frame.md is not None else "",
+                "why": waiting.why if waiting is not None else ""}
+
+    @staticmethod
+    def _bios_under_way(md: MappedDevice) -> dict[str, Any]:
+        table = md.live
+        return {"name": md.name, "suspended": md.suspended, "in_flight": md.in_flight, "deferred": len(md.deferred),
+                "held": [words for target in (table.targets if table else ()) for words in target.held()],
+                "below": [device.name for device in (table.devices if table else ())]}
+
+    def _poll(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """Without ``after``, how many events there have been; with it, wait until there are more."""
+        after = request.get("after")
+        if not isinstance(after, int):
+            return {"count": self.engine.call(lambda: self.events.count)}
+        task = CallerTask(self.engine, "poll")
+        with _Watch(connection, self.engine, task):
+            return {"count": self.engine.run(WaitGlobalEvent(self.events, after), task.name, task)}
 
     def _blocks(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """What sysfs tells of a block device: its number and names, and whether it is set up."""
@@ -90,17 +173,39 @@ class IoctlDoor:
         return {"blocks": self.engine.call(look)}
 
     def _block(self, device: BlockDevice) -> dict[str, Any]:
+        files = self.export.opened.values() if self.export is not None else ()
+        opens = sum(count for opened, count in files if opened is device)
         block = {"major": device.major, "minor": device.minor, "kernel": self.stack.kernel_name(device),
-                 "sectors": device.sectors, "read_only": device.read_only, "set_up": True, "node": True,
-                 "io_min": 512, "io_opt": 0}
+                 "sectors": device.sectors, "set_up": True, "node": True, "io_min": 512, "io_opt": 0,
+                 "read_only": bool(self._chosen(device, "read_only", int(device.read_only))),
+                 "read_ahead": self._chosen(device, "read_ahead", READ_AHEAD_SECTORS), "opens": opens,
+                 "held": device.open_count > opens, "deps": []}
         if isinstance(device, MappedDevice):
-            block |= {"name": form.encode(device.name), "set_up": device.initialized,
-                      "node": self.stack.has_node(device)}
-            for target in device.live.targets if device.live is not None else ():
+            table = device.live
+            block |= {"name": form.encode(device.name), "uuid": form.encode(device.uuid),
+                      "set_up": device.initialized, "node": self.stack.has_node(device),
+                      "suspended": device.suspended,
+                      "deps": [[one.major, one.minor] for one in table.devices] if table is not None else []}
+            for target in table.targets if table is not None else ():
                 if isinstance(target, Striped):
                     chunk = target.chunk_sectors * SECTOR_BYTES
                     block |= {"io_min": chunk, "io_opt": chunk * len(target.stripes)}
         return block
+
+    def _chosen(self, device: BlockDevice, what: str, usual: int) -> int:
+        chosen, value = self.chosen.get((device.number, what), (None, 0))
+        return value if chosen is device else usual
+
+    def _set(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """``read_only`` or ``read_ahead`` of the device with a ``number``."""
+        def change() -> None:
+            for device in self.stack.everything():
+                for what in ("read_only", "read_ahead"):
+                    value = request.get(what)
+                    if device.number == request.get("number") and isinstance(value, int):
+                        self.chosen[device.number, what] = (device, value)
+        self.engine.call(change)
+        return {}
 
     def _node(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         name, there = request.get("name"), bool(request.get("there"))

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .bio import Bio, Op
 from .block import BlockDevice
@@ -24,6 +25,23 @@ from .units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from .stack import Stack
+
+
+_NUMBER: Final = re.compile(r"number (\d{1,9}):(\d{1,9})\Z", re.ASCII)
+
+
+def name_of_number(major: int, minor: int) -> str:
+    """A file for each device that has a number, never listed: the one name of it that no rename changes.
+
+    As with a block device, all who open it have one page cache.  A device of just this name hides it.
+    """
+    return f"number {major}:{minor}"
+
+
+def number_of_name(name: str) -> tuple[int, int] | None:
+    """The other way round."""
+    match = _NUMBER.match(name)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def control_node() -> BlockDevice:
@@ -68,7 +86,8 @@ class InTurnWithWrites(Frame):
 class LiveExport:
     """The mapped devices of a stack that have a size.  Failures are :class:`OSError`.
 
-    ``opened`` has each name with open files: the device, and how many they are.  ``disks`` are shown too, in a
+    ``opened`` has each name with open files: the device, and how many they are; ``numbered`` the names by number that
+    have been opened at some time, which the kernel may remember.  ``disks`` are shown too, in a
     directory listing only with ``list_disks``; a mapped device hides a disk of its name.  ``control`` is a file without
     contents that stands for /dev/mapper/control, which scripts look for.
     """
@@ -78,6 +97,7 @@ class LiveExport:
         self.engine = engine
         self.ranges = ranges if ranges is not None else WriteRanges()
         self.opened: dict[str, tuple[BlockDevice, int]] = {}
+        self.numbered: set[str] = set()
         self.disks: Mapping[str, BlockDevice] = {}
         self.list_disks = True
         self.control: BlockDevice | None = None
@@ -108,6 +128,8 @@ class LiveExport:
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES))
             self.stack.hold(device)
             self.opened[name] = (device, count + 1)
+            if device.name != name:
+                self.numbered.add(name)
 
         self._call(hold)
 
@@ -214,7 +236,14 @@ class LiveExport:
     def _present(self, name: str) -> BlockDevice | None:
         if self.control is not None and name == self.control.name:
             return self.control
-        return self.stack.devices.get(name) or self.disks.get(name)
+        return self.stack.devices.get(name) or self.disks.get(name) or self._numbered(name)
+
+    def _numbered(self, name: str) -> BlockDevice | None:
+        wanted = number_of_name(name)
+        if wanted is None:
+            return None
+        devices = [*list(self.stack.devices.values()), *list(self.stack.disks.values())]
+        return next((one for one in devices if (one.major, one.minor) == wanted), None)
 
     def _known(self, name: str) -> BlockDevice:
         opened = self.opened.get(name)

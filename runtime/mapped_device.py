@@ -69,6 +69,8 @@ class MappedDevice(BlockDevice):
         self.event_nr += 1
         self.stack.engine.note(self.name, f"event {self.event_nr}")
         self.events.release()
+        if self.stack.on_event is not None:
+            self.stack.on_event()
 
     # The life of a bio
 

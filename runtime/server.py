@@ -22,7 +22,7 @@ from .build import BuildError, SetUp, furnish, prepare
 from .errors import DmspecError, InternalError, PlanError, StoreError, errno_name
 from .ioctl_live import IoctlDoor
 from .live import Abandoned, LiveEngine
-from .live_export import LiveExport, control_node
+from .live_export import LiveExport, control_node, name_of_number
 from .live_processes import LiveProcesses, processes_named
 from .lockfs import LiveFreezer
 from .plan import Disk, Plan, from_bytes
@@ -156,7 +156,7 @@ class MountServer:
         if show_disks == "hidden":
             self.export.list_disks = False
             self.export.control = control_node()
-        self.ioctls = IoctlDoor(self.stack, self.engine)
+        self.ioctls = IoctlDoor(self.stack, self.engine, self.export)
         self.live = LiveProcesses(self)
 
     def _backing(self, disk: Disk) -> FileBacking:
@@ -213,7 +213,9 @@ class MountServer:
         """Under the stack's lock: the kernel has to learn another size, which may wait for I/O."""
         if self.sizes.setdefault(device.number, device.sectors) != device.sectors:
             self.sizes[device.number] = device.sectors
-            threading.Thread(target=mount.refresh, args=(device.name,), name="dmspec-size", daemon=True).start()
+            by_number = name_of_number(device.major, device.minor)
+            for name in (device.name, *({by_number} & self.export.numbered)):
+                threading.Thread(target=mount.refresh, args=(name,), name="dmspec-size", daemon=True).start()
 
     def close(self, *, undo: bool = False) -> None:
         """Suspend what can be suspended, so that logs are written, and close the disks.

@@ -59,6 +59,7 @@ class Stack:
         self.freezer: Freezer | None = None
         self.shared: dict[str, Any] = {}
         self.on_removed: Callable[[MappedDevice], None] | None = None
+        self.on_event: Callable[[], None] | None = None
         self.nodes: set[str] | None = None
         self.folder = ""
 

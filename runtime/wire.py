@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import socket
 import stat
 import struct
@@ -149,6 +150,7 @@ class Lock:
             try:
                 fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(self.fd), self.path.stat()):
+                    shutil.rmtree(self.path.with_suffix(".view"), ignore_errors=True)  # of a server that was killed
                     break
             except BlockingIOError:
                 os.close(self.fd)
@@ -165,6 +167,7 @@ class Lock:
 
     def release(self) -> None:
         """The mount has ended: leave no file behind."""
+        shutil.rmtree(self.path.with_suffix(".view"), ignore_errors=True)
         self.path.unlink(missing_ok=True)
         os.close(self.fd)
 
@@ -176,6 +179,11 @@ class Lock:
 def lock_path(mountpoint: str | os.PathLike[str]) -> Path:
     """The file that the mount's server has locked."""
     return socket_path(mountpoint).with_suffix(".lock")
+
+
+def view_folder(mountpoint: str | os.PathLike[str]) -> Path:
+    """Where `dmspec exec` keeps the files that its programs find; it goes with the mount."""
+    return socket_path(mountpoint).with_suffix(".view")
 
 
 def holder(mountpoint: str | os.PathLike[str]) -> int | None:

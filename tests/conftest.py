@@ -37,9 +37,9 @@ _SESSION_MARK = "DMSPEC_TEST_SESSION"
 _GRACE_SECONDS = 5.0  # for a process that was told to end and is on its way
 _KILL_SECONDS = 5.0  # for one that was killed
 _TOOLS = frozenset({
-    "blockdev", "busybox", "chromedriver", "chromium", "cmp", "dd", "debugfs", "dmsetup", "e2fsck",
-    "fallocate", "fio", "fsck.ext4", "fusermount", "fusermount3", "gcc", "losetup", "mkfs.ext4",
-    "mkfs.xfs", "mount", "mountpoint", "spin", "sync", "umount", "unshare",
+    "blockdev", "busybox", "chromedriver", "chromium", "cmp", "dd", "debugfs", "dmeventd", "dmsetup", "e2fsck",
+    "fallocate", "fio", "fsck.ext4", "fusermount", "fusermount3", "gcc", "losetup", "lvm", "mkfs.ext4",
+    "mkfs.xfs", "mount", "mountpoint", "spin", "strace", "sync", "umount", "unshare",
 })  # fmt: skip
 
 # A loaded machine is slow at times; whether a property holds is not a matter of time.
@@ -76,6 +76,7 @@ _REQUIREMENTS: dict[str, Callable[[], str | None]] = {
     "libfuse3": lambda: _lack_of_mount("libfuse3"),
     "loop": lambda: _lack_of_check("loop"),
     "user-namespaces": lambda: _lack_of_check("user-namespaces"),
+    "exec": lambda: _lack_of_check("exec"),
     "guest-kernel": lambda: _lack_of_check("guest-kernel"),
     "root": lambda: None if os.geteuid() == 0 else "this user is not root",
     "not-root": lambda: "root may do everything" if os.geteuid() == 0 else None,

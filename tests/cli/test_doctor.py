@@ -24,6 +24,7 @@ CHECKS = (
     "loop",
     "user-namespaces",
     "guest-kernel",
+    "exec",
 )
 
 

@@ -6,3 +6,11 @@ LISTED: dict[str, str] = {
     "d3-merge-transient": "the recorded kernel crashes at the resume, where the recording ends; the emulator refuses "
                           "the resume, as the README of the recordings says it should",
 }
+
+# What our own command cannot show, the real one can.
+NOT_WITH_REAL: frozenset[str] = frozenset({"g-ioctl"})
+
+
+def listed_for(*, real: bool) -> dict[str, str]:
+    """The cases that do not run with our own command, or with the unmodified dmsetup."""
+    return {name: reason for name, reason in LISTED.items() if not (real and name in NOT_WITH_REAL)}

@@ -1,4 +1,7 @@
-"""Runs a command in a root of its own: arguments are the case's folder, the mount, and the command."""
+"""Runs a command in a root of its own: arguments are the case's folder, the mount, and the command.
+
+With ``real`` for the mount it is started by `dmspec exec`, and /dev is what that has made.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from dmspec.dmsetup.surroundings import Namespace
 HERE = Path(__file__).resolve().parent
 
 
-def build(namespace: Namespace, root: Path, folder: Path, mountpoint: Path) -> None:
+def build(namespace: Namespace, root: Path, folder: Path, mountpoint: Path | None) -> None:
     """The machine's root again, with another /dev, /tmp, /oracle and /proc/devices."""
     namespace.empty(root)
     for path in sorted(Path("/").iterdir()):
@@ -23,7 +26,11 @@ def build(namespace: Namespace, root: Path, folder: Path, mountpoint: Path) -> N
         elif path.is_dir():
             inside.mkdir()
             namespace.bind(path, inside)
-    _dev(namespace, root / "dev", mountpoint)
+    if mountpoint is not None:
+        _dev(namespace, root / "dev", mountpoint)
+    else:
+        (root / "dev").mkdir()
+        namespace.bind(Path("/dev"), root / "dev")
     # What is needed of the real /tmp (this checkout may lie there) stays visible below the case's own.
     (root / "tmp").mkdir()
     namespace.bind(folder / "tmp", root / "tmp")
@@ -34,6 +41,8 @@ def build(namespace: Namespace, root: Path, folder: Path, mountpoint: Path) -> N
             namespace.bind(path, inside)
     (root / "oracle" / "include").mkdir(parents=True)
     (root / "oracle" / "include" / "lib.sh").symlink_to(HERE / "lib.sh")
+    if mountpoint is None:
+        return
     devices = folder / "devices"
     devices.write_text(Path("/proc/devices").read_text() + "254 device-mapper\n")
     namespace.bind(devices, root / "proc" / "devices")
@@ -58,7 +67,8 @@ def _dev(namespace: Namespace, dev: Path, mountpoint: Path) -> None:
 
 def main() -> None:
     """Build the root, go there, and become the command."""
-    folder, mountpoint = Path(sys.argv[1]), Path(sys.argv[2])
+    folder = Path(sys.argv[1])
+    mountpoint = Path(sys.argv[2]) if sys.argv[2] != "real" else None
     namespace = Namespace()
     build(namespace, folder / "root", folder, mountpoint)
     os.chroot(folder / "root")

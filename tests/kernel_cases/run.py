@@ -26,7 +26,7 @@ from typing import Final
 
 sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[2]))
 
-from tests.kernel_cases.listed import LISTED
+from tests.kernel_cases.listed import listed_for
 from tests.kernel_cases.masks import comparable
 
 from dmspec.dmsetup.surroundings import write_programs
@@ -40,6 +40,8 @@ COPIES: Final = (HERE / "recorded", CHECKOUT / "tests" / "kernel" / "recorded")
 QUICK: Final = ("a-basic", "f-control", "f2-invalid-tables")
 _DISKS: Final = re.compile(r"^disks (\d+) (\d+)$", re.MULTILINE)
 _NEEDED: Final = ("busybox", "awk", "hexdump", "dd", "sha256sum")
+# The guest's output went to a console, line by line, and so in the order in which it was written.
+_BY_LINES: Final = ("stdbuf", "-oL")
 
 
 RUNNING: Final[set[subprocess.Popen[bytes]]] = set()
@@ -101,7 +103,7 @@ def mounted(folder: Path, script: str) -> Iterator[Path]:
                 continue
 
 
-def run_case(name: str, recorded: Recordings, work: Path, seconds: float) -> Result:
+def run_case(name: str, recorded: Recordings, work: Path, options: argparse.Namespace) -> Result:
     """Run one case and compare it with its recording."""
     began = time.monotonic()
     folder = work / name
@@ -116,7 +118,7 @@ def run_case(name: str, recorded: Recordings, work: Path, seconds: float) -> Res
     result = Result(name)
     try:
         with mounted(folder, script) as mountpoint:
-            output = _in_root(folder, mountpoint, seconds)
+            output = _in_root(folder, mountpoint, options)
     except subprocess.SubprocessError as error:
         result.problem = str(error)
         output = ""
@@ -129,22 +131,28 @@ def run_case(name: str, recorded: Recordings, work: Path, seconds: float) -> Res
     return result
 
 
-def _in_root(folder: Path, mountpoint: Path, seconds: float) -> str:
+def _in_root(folder: Path, mountpoint: Path, options: argparse.Namespace) -> str:
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    root: list[str | Path] = [sys.executable, HERE / "root.py", folder, mountpoint]
+    if options.real:
+        root = [sys.executable, "-m", "dmspec", "exec", "--mount", mountpoint, "--",
+                sys.executable, HERE / "root.py", folder, "real", *_BY_LINES]
     environment = {
-        "PATH": f"{folder / 'programs'}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin", "LC_ALL": "C",
+        "PATH": path if options.real else f"{folder / 'programs'}:{path}", "LC_ALL": "C",
         "DMSPEC_MOUNT": os.fspath(mountpoint), "CASE_STORE": os.fspath(folder / "store"), "CASE_LIB": os.fspath(HERE),
         "CASE_PYTHON": sys.executable, "CASE_SOCKET": os.fspath(wire.socket_path(mountpoint)),
-        "HOME": "/tmp", **{name: os.environ[name] for name in ("XDG_RUNTIME_DIR", "TMPDIR") if name in os.environ},
+        "HOME": "/tmp", **({"CASE_REAL": "1"} if options.real else {}),
+        **{name: os.environ[name] for name in ("XDG_RUNTIME_DIR", "TMPDIR") if name in os.environ},
     }
     with (folder / "raw").open("wb") as output, subprocess.Popen(
-            [sys.executable, HERE / "root.py", folder, mountpoint, "sh", folder / "case.sh"], stdout=output,
+            [*root, "sh", folder / "case.sh"], stdout=output,
             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, cwd="/",
             start_new_session=True) as process:
         RUNNING.add(process)
         try:
-            process.wait(timeout=seconds)
+            process.wait(timeout=options.seconds)
         except subprocess.TimeoutExpired:
-            output.write(f"\n# stopped after {seconds:.0f} seconds\n".encode())
+            output.write(f"\n# stopped after {options.seconds:.0f} seconds\n".encode())
         finally:
             RUNNING.discard(process)
             _kill(process)
@@ -170,11 +178,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recorded", type=Path, default=os.environ.get("DMSPEC_KERNEL_CASES"),
                         help="where the scripts and recordings are (by itself: ../shared/kernel-cases, or copies)")
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
+    parser.add_argument("--real", action="store_true", help="with the unmodified dmsetup, through dmspec exec")
     parser.add_argument("--jobs", type=int, default=4, help="how many at once; most of their time they sleep")
     parser.add_argument("--seconds", type=float, default=1200, help="when a case is stopped")
     parser.add_argument("--keep", action="store_true", help="keep the outputs, and say where")
     options = parser.parse_args(arguments)
-    lacking = [word for word in _NEEDED if shutil.which(word) is None]
+    needed = (*_NEEDED, *(("dmsetup", "strace") if options.real else ()))
+    lacking = [word for word in needed if shutil.which(word) is None]
     recorded = Recordings(options.recorded)
     names = recorded.names()
     if lacking or not names:
@@ -193,16 +203,18 @@ def main(arguments: list[str] | None = None) -> int:
             shutil.rmtree(work, ignore_errors=True)
     equal = sum(result.equal for result in results)
     print(f"{equal} of {len(results)} cases equal")
-    return 0 if all(result.equal or result.name in LISTED for result in results) else 1
+    return 0 if all(result.equal or result.name in listed_for(real=options.real) for result in results) else 1
 
 
 def _run_all(names: list[str], recorded: Recordings, options: argparse.Namespace, work: Path) -> list[Result]:
+    listed = listed_for(real=options.real)
+
     def run(name: str) -> Result:
-        if name in LISTED:
-            return Result(name, problem=f"listed: {LISTED[name]}")
+        if name in listed:
+            return Result(name, problem=f"listed: {listed[name]}")
         if STOPPED:
             return Result(name, problem="not run: stopped")
-        return run_case(name, recorded, work, options.seconds)
+        return run_case(name, recorded, work, options)
 
     results = []
     with ThreadPoolExecutor(options.jobs) as pool:

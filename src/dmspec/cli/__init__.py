@@ -21,6 +21,7 @@ COMMANDS: tuple[CommandEntry, ...] = (
     CommandEntry("mount", "dmspec.cli.mount", "Show a spec's devices as files."),
     CommandEntry("do", "dmspec.cli.do", "Do something to a mounted stack, or show its status."),
     CommandEntry("dmsetup", "dmspec.cli.dmsetup", "Run dmsetup's own command line on a mounted stack."),
+    CommandEntry("exec", "dmspec.cli.exec", "Run the real dmsetup, LVM2 or any program on a mounted stack."),
     CommandEntry("shell", "dmspec.cli.shell", "Run scripts that use dmsetup and /dev/mapper on a mounted stack."),
     CommandEntry("log", "dmspec.cli.log", "Show what the kernel would have logged."),
     CommandEntry("umount", "dmspec.cli.umount", "Unmount a stack and take it down."),

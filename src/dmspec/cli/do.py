@@ -12,10 +12,11 @@ from dmspec.cli.output import EXIT_CHECK_FAILED, EXIT_INTERNAL, EXIT_OK, EXIT_US
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False))
 @click.argument("statements", metavar="STATEMENTS", nargs=-1)
 @click.option("--status", "status_only", is_flag=True, help="Show the devices, their tables and their status.")
+@click.option("--waits", "waits_only", is_flag=True, help="Show who waits for whom, now.")
 @click.option("--run", "names", metavar="NAME", multiple=True,
               help="Begin this process of the mounted spec, or all of a scenario's, and do not wait for its end.")
 @click.option("--quiet", is_flag=True, help="Do not show the steps.")
-def command(directory: str, statements: tuple[str, ...], *, status_only: bool, names: tuple[str, ...],
+def command(directory: str, statements: tuple[str, ...], *, status_only: bool, waits_only: bool, names: tuple[str, ...],
             quiet: bool) -> int:
     """Do to a mounted stack what a process of a spec does: `dmspec do DIR "fail pv1"`.
 
@@ -25,12 +26,14 @@ def command(directory: str, statements: tuple[str, ...], *, status_only: bool, n
     from dmspec.runtime import wire
     from dmspec.runtime.errors import DmspecError
 
-    if [bool(statements), status_only, bool(names)].count(True) != 1:
-        die(EXIT_USAGE, "say what to do, or --status, or --run NAME")
+    if [bool(statements), status_only, waits_only, bool(names)].count(True) != 1:
+        die(EXIT_USAGE, "say what to do, or --status, or --waits, or --run NAME")
     try:
         if names:
             _only(wire.ask(directory, "start", names=list(names)))
             return EXIT_OK
+        if waits_only:
+            return _waits(directory)
         return _status(directory) if status_only else _run(directory, "\n".join(statements), quiet=quiet)
     except (wire.WireError, DmspecError) as error:
         die(EXIT_USAGE, str(error))
@@ -71,7 +74,28 @@ def _status(directory: str) -> int:
     return EXIT_OK
 
 
-def _run(directory: str, text: str, *, quiet: bool) -> int:
+def _waits(directory: str) -> int:
+    from dmspec.dmsetup.door import NoMountError, find
+    from dmspec.exec.waits import edges
+    from dmspec.runtime.explore.explain import find_cycle
+
+    try:
+        found = edges(find(directory), directory)
+    except NoMountError as error:
+        die(EXIT_USAGE, str(error))
+    cycle = find_cycle(found)
+    for edge in found:
+        mark = "*" if edge.waiter in cycle and edge.holder in cycle else " "
+        click.echo(f"{mark} {edge.waiter} -> {edge.holder}: {edge.why}")
+    if not found:
+        click.echo("nobody waits")
+    if cycle:
+        click.echo("the cycle: " + " -> ".join([*cycle, cycle[0]]))
+    return EXIT_OK
+
+
+def compiled(directory: str, text: str) -> bytes | None:
+    """Statements for the stack mounted there, as a plan; ``None`` after what is wrong with them was shown."""
     from dmspec.cli.plans import show_diagnostics
     from dmspec.compiler import compile_statements
     from dmspec.runtime import wire
@@ -79,11 +103,18 @@ def _run(directory: str, text: str, *, quiet: bool) -> int:
 
     data = _only(wire.ask(directory, "plan"))["plan"]
     assert isinstance(data, bytes)
-    compiled = compile_statements(text, from_bytes(data))
-    show_diagnostics(compiled.diagnostics)
-    if compiled.plan is None:
+    result = compile_statements(text, from_bytes(data))
+    show_diagnostics(result.diagnostics)
+    return to_bytes(result.plan) if result.plan is not None else None
+
+
+def _run(directory: str, text: str, *, quiet: bool) -> int:
+    from dmspec.runtime import wire
+
+    plan = compiled(directory, text)
+    if plan is None:
         return EXIT_USAGE
-    for answer in wire.ask(directory, "run", plan=to_bytes(compiled.plan)):
+    for answer in wire.ask(directory, "run", plan=plan):
         if "note" in answer and not quiet:
             lane, said = answer["note"]
             click.echo(f"{lane:8} {said}")

@@ -67,6 +67,7 @@ def examine() -> list[Check]:
         _loop(),
         _user_namespaces(),
         _guest_kernel(),
+        _exec(),
     ]
 
 
@@ -266,6 +267,21 @@ def _guest_kernel() -> Check:
         found=("no " + " or ".join(lacking)) if lacking else ", ".join(path for path in paths.values() if path),
         needed_by="verify, which compares with a real Linux device-mapper",
         mend=_install(" ".join(PACKAGES[name] for name in lacking)) if lacking else "",
+    )
+
+
+def _exec() -> Check:
+    """Make the filter and the mount namespace of `dmspec exec`, in a child process."""
+    tried = subprocess.run([sys.executable, "-m", "dmspec.exec"], stdin=subprocess.DEVNULL, capture_output=True,
+                           text=True, check=False)
+    found = tried.stdout.strip() or (tried.stderr.strip().splitlines() or ["the probe fails"])[-1]
+    return Check(
+        name="exec",
+        ok=tried.returncode == 0,
+        found=found,
+        needed_by="exec, which runs the real dmsetup, LVM2 and dmeventd",
+        mend="" if tried.returncode == 0 else "run dmspec on x86-64 with Linux 5.14 or newer, outside of a sandbox "
+                                              "that forbids seccomp or namespaces",
     )
 
 

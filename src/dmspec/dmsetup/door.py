@@ -20,7 +20,11 @@ class NoMountError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block device of the mounted stack.  ``set_up``: it has been given a table once, so sysfs has it."""
+    """A block device of the mounted stack.  ``set_up``: it has been given a table once, so sysfs has it.
+
+    ``opens``: how often its file is open, as far as FUSE has told; ``held``: a table has it.  ``deps``: what its live
+    table uses.
+    """
 
     major: int
     minor: int
@@ -32,6 +36,17 @@ class Block:
     read_only: bool
     io_min: int
     io_opt: int
+    read_ahead: int = 256
+    uuid: str = ""
+    suspended: bool = False
+    opens: int = 0
+    held: bool = False
+    deps: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def number(self) -> str:
+        """``major:minor``."""
+        return f"{self.major}:{self.minor}"
 
 
 class Door:
@@ -65,7 +80,9 @@ class Door:
         """All block devices."""
         return [Block(block["major"], block["minor"], block["kernel"], decode(block.get("name", b"")),
                       block["sectors"], block["set_up"], block["node"], block["read_only"], block["io_min"],
-                      block["io_opt"])
+                      block["io_opt"], block["read_ahead"], decode(block.get("uuid", b"")),
+                      bool(block.get("suspended")), block["opens"], block["held"],
+                      tuple((major, minor) for major, minor in block["deps"]))
                 for block in self.ask("blocks")["blocks"]]
 
     def node(self, name: str, *, there: bool) -> None:
