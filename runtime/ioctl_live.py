@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Commands that may wait: for these somebody watches whether the caller is still there.
 _WAITING: Final = frozenset({form.DEV_WAIT, form.DEV_SUSPEND, form.DEV_REMOVE, form.TABLE_LOAD, form.TABLE_CLEAR,
                              form.REMOVE_ALL})
+# Commands that depend on how often a device is open, or tell it.
+_COUNTING: Final = frozenset({form.DEV_STATUS, form.DEV_REMOVE, form.REMOVE_ALL})
 
 
 class CallerTask(LiveTask):
@@ -50,13 +52,18 @@ class CallerTask(LiveTask):
 
 
 class IoctlDoor:
-    """The questions of one mount.  ``log_read`` is how many lines of the kernel log have been fetched."""
+    """The questions of one mount.
+
+    ``log_read`` is how many lines of the kernel log have been fetched.  ``settle_closes`` waits for closes that have
+    happened and are not counted yet.
+    """
 
     def __init__(self, stack: Stack, engine: LiveEngine) -> None:
         self.stack = stack
         self.engine = engine
         self.core = IoctlCore(stack)
         self.log_read = len(stack.log_lines)
+        self.settle_closes: Callable[[], None] = lambda: None
         self.questions: Mapping[Any, Callable[[socket.socket, dict[str, Any]], dict[str, Any]]] = {
             "ioctl": self._ioctl, "blocks": self._blocks, "node": self._node, "log": self._log,
             "where": self._where,
@@ -73,6 +80,8 @@ class IoctlDoor:
         nr, data = request.get("nr"), request.get("data")
         if not isinstance(nr, int) or not isinstance(data, bytes):
             raise wire.WireError("a command number and a buffer were expected")
+        if nr in _COUNTING:
+            self.settle_closes()
         frame = self.core.call(nr, data)
         task = CallerTask(self.engine, f"ioctl {nr}")
         if nr in _WAITING:
