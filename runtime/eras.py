@@ -26,6 +26,11 @@ class Era:
     this rule they stay held, and the suspend waits for them (the mail's second case).
     ``old_table_destroyed_first``: a swap destroys the old table before the new one is bound.
     ``presuspend_undo``: an aborted suspend is undone in the targets.
+    ``error_takes_device``: the error target takes a device over, whose limits it has (6.18).
+    ``flakey_error_reads``: flakey knows ``error_reads`` and the features of chance, has errors for a default, and
+    reaches the bytes that come from a disk (6.18).
+
+    ``now`` is Linux 6.1, which everything here is held against (versions and all); of 6.18 only these flags are known.
     """
 
     name: str
@@ -43,10 +48,13 @@ class Era:
     old_table_destroyed_first: bool = False
     presuspend_undo: bool = True
     flush_suspend_fails_held: bool = True
+    error_takes_device: bool = False
+    flakey_error_reads: bool = False
 
 
 ERAS: Mapping[str, Era] = MappingProxyType({
     "now": Era("now"),
+    "6.18": Era("6.18", error_takes_device=True, flakey_error_reads=True),
     "without-eio-rule": Era("without-eio-rule", flush_suspend_fails_held=False),
     "2.6.34": Era("2.6.34", keep_log=False, snapshot_overflow=False, raid=False, presuspend_undo=False),
     "2.6.32": Era(

@@ -27,7 +27,7 @@ class Mask:
 
 _ONE_WRITE: Final = ("FUSE lets one direct write at a time into a file: while one is held by the mirror, a second "
                      "one waits in the kernel of this machine; it neither marks its region nor reaches the good leg "
-                     "(a file opened with FOPEN_PARALLEL_DIRECT_WRITES takes no turns; libfuse before 3.15 cannot say it)")
+                     "(FOPEN_PARALLEL_DIRECT_WRITES would change that; libfuse before 3.15 does not know it)")
 
 MASKS: Final = (
     Mask(r"^kernel: \w+: Buffer I/O error on dev ", None,
@@ -100,8 +100,8 @@ Command failed.
 [exit 1]
 """),
         "remove --force has put in the error table, dd gets EIO and closes the device, or has not yet when the "
-        "removal is asked for. On a uniprocessor without preemption (the recorded guest) it never has; Linux 6.1.192 (SMP "
-        "PREEMPT_DYNAMIC, qemu) removed the device in 17 of 40 tries with two processors and in 25 of 40 with one"),
+        "removal is asked for. On a uniprocessor without preemption (the recorded guest) it never has; Linux 6.1.192 "
+        "(SMP PREEMPT_DYNAMIC, qemu) removed the device in 17 of 40 tries with two processors, in 25 of 40 with one"),
 )
 
 # Where kernel lines come from workers, it is chance whether they are printed with one command or the next (the
