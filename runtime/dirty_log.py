@@ -370,7 +370,7 @@ def create_log(target: LogOwner, kind: str, argv: list[str]) -> DirtyLog:
     if word not in ("", "sync", "nosync"):
         warn(target, f"unrecognised sync argument to dirty region log: {word}")
         raise DmError(errno.EINVAL)
-    region = int(words[0]) if words[0].isascii() and words[0].isdigit() and len(words[0]) < 12 else 0
+    region = int(words[0]) % (1 << 32) if words[0].isascii() and words[0].isdigit() and len(words[0]) < 40 else 0
     if not 2 <= region <= target.length or region & (region - 1):
         warn(target, f"invalid region size {words[0]}")
         raise DmError(errno.EINVAL)

@@ -33,7 +33,12 @@ class Era:
     ``snapshot_tracks_reads``: the end of a copy waits for reads of the origin that began before it.
     ``failed_copies_are_committed``: the store is told of a copy that has failed too, so that it counts right.
 
-    ``before-COMMIT`` is a kernel without that one fix, and otherwise the era that has it.
+    ``error_takes_device``: the error target takes a device over, whose limits it has (6.18).
+    ``flakey_error_reads``: flakey knows ``error_reads`` and the features of chance, has errors for a default, and
+    reaches the bytes that come from a disk (6.18).
+
+    ``now`` is Linux 6.1, which everything here is held against (versions and all), but for ``empty_device_waits``; of
+    6.18 only these flags are known.  ``before-COMMIT`` is a kernel without that one fix, and otherwise the era that has it.
     """
 
     name: str
@@ -55,6 +60,8 @@ class Era:
     log_failure_fails_writes: bool = False
     snapshot_tracks_reads: bool = True
     failed_copies_are_committed: bool = True
+    error_takes_device: bool = False
+    flakey_error_reads: bool = False
 
 
 _2_6_34: Final = Era("2.6.34", keep_log=False, snapshot_overflow=False, raid=False, presuspend_undo=False)
@@ -67,6 +74,7 @@ _2_6_32: Final = Era(
 
 _ALL: Final = (
     Era("now"),
+    Era("6.18", error_takes_device=True, flakey_error_reads=True),
     Era("without-eio-rule", flush_suspend_fails_held=False),
     Era("6.3", empty_device_waits=True),
     Era("without-eio-rule-6.3", empty_device_waits=True, flush_suspend_fails_held=False),

@@ -37,6 +37,8 @@ _WAITING: Final = frozenset({form.DEV_WAIT, form.DEV_SUSPEND, form.DEV_REMOVE, f
                              form.REMOVE_ALL})
 # Commands that count as an event of /dev/mapper/control when they succeed (IOCTL_FLAGS_ISSUE_GLOBAL_EVENT).
 _GLOBAL_EVENTS: Final = frozenset({form.REMOVE_ALL, form.DEV_CREATE, form.DEV_REMOVE, form.DEV_RENAME})
+# Commands that depend on how often a device is open, or tell it.
+_COUNTING: Final = frozenset({form.DEV_STATUS, form.DEV_REMOVE, form.REMOVE_ALL})
 
 
 class CallerTask(LiveTask):
@@ -90,6 +92,7 @@ class IoctlDoor:
 
     ``chosen`` has what somebody set for a device: its read-ahead, or that it is read-only, which is remembered but
     keeps nobody from writing (a table takes a disk that is set read-only; recorded case f-control, section 9).
+    ``settle_closes`` waits for closes that have happened and are not counted yet.
     """
 
     def __init__(self, stack: Stack, engine: LiveEngine, export: LiveExport | None = None) -> None:
@@ -102,6 +105,7 @@ class IoctlDoor:
         stack.on_event = self.events.happened
         self.core = IoctlCore(stack)
         self.log_read = len(stack.log_lines)
+        self.settle_closes: Callable[[], None] = lambda: None
         self.questions: Mapping[Any, Callable[[socket.socket, dict[str, Any]], dict[str, Any]]] = {
             "ioctl": self._ioctl, "blocks": self._blocks, "node": self._node, "log": self._log,
             "where": self._where, "set": self._set, "poll": self._poll,
@@ -119,6 +123,8 @@ class IoctlDoor:
         nr, data = request.get("nr"), request.get("data")
         if not isinstance(nr, int) or not isinstance(data, bytes):
             raise wire.WireError("a command number and a buffer were expected")
+        if nr in _COUNTING:
+            self.settle_closes()
         frame = self.core.call(nr, data)
         who = request.get("who")
         task = CallerTask(self.engine, who if isinstance(who, str) else f"ioctl {nr}")

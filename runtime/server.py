@@ -189,6 +189,7 @@ class MountServer:
             self.freezer.directory = self.stack.folder = os.fspath(mount.mountpoint)
             self.freezer.on_resume = lambda device: self._resumed(device, mount)
             self.engine.on_broken = mount.stop
+            self.ioctls.settle_closes = mount.settle_closes
             doors.append(ControlSocket(self, mountpoint, mount.stop))
             on_ready()
             if self.engine.broken is not None:

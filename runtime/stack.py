@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _LOOP = re.compile(r"loop(\d{1,5})\Z", re.ASCII)
 _DM = re.compile(r"/dev/dm-(\d{1,7})\Z", re.ASCII)
+_THREE_NUMBERS = re.compile(r"(\d{1,9}):(\d{1,9}):\d{1,9}:?\Z", re.ASCII)
+_HEX = re.compile(r"(?:0[xX])?[0-9a-fA-F]{1,15}\Z", re.ASCII)
 _NUMBER = re.compile(r"(\d{1,9}):(\d{1,9})\Z", re.ASCII)
 
 
@@ -89,19 +91,36 @@ class Stack:
         """What a table's device word names: a name, ``/dev/mapper/NAME`` or ``major:minor``."""
         number = _NUMBER.match(path)
         if number:
-            for device in self.everything():
-                if (device.major, device.minor) == (int(number[1]), int(number[2])):
-                    return self._usable(device)
-            return self._autoload(int(number[1]), int(number[2]))
+            return self._by_number(int(number[1]), int(number[2]))
         number = _DM.match(path)
         if number:
             return self.lookup(f"{MappedDevice.major}:{number[1]}")
         name = path.removeprefix(f"{self.folder}/") if self.folder else path
         name = name.removeprefix("/dev/mapper/").removeprefix("/dev/")
         found = self.disks.get(name) or self.devices.get(name)
+        if found is None and self.nodes is not None:
+            return self._by_odd_number(path)
         if found is None or (path != name and isinstance(found, MappedDevice) and not self.has_node(found)):
             raise DmError(errno.ENODEV)
         return self._usable(found)
+
+    def _by_number(self, major: int, minor: int) -> BlockDevice:
+        if major >= 1 << 12 or minor >= 1 << 20:
+            raise DmError(errno.EOVERFLOW)
+        for device in self.everything():
+            if (device.major, device.minor) == (major, minor):
+                return self._usable(device)
+        return self._autoload(major, minor)
+
+    def _by_odd_number(self, path: str) -> BlockDevice:
+        """What is no path may be a number in the ways of the kernel's command line: ``7:0:0``, or hexadecimal."""
+        number = _THREE_NUMBERS.match(path)
+        if number and int(number[1]) < 1 << 12 and int(number[2]) < 1 << 20:
+            return self._by_number(int(number[1]), int(number[2]))
+        if _HEX.match(path) and int(path, 16) & 0xFFFFFFFF:
+            code = int(path, 16)
+            return self._by_number(code >> 8 & 0xFFF, code & 0xFF | code >> 12 & 0xFFF00)
+        raise DmError(errno.ENODEV)
 
     def _autoload(self, major: int, minor: int) -> BlockDevice:
         """A loop device of the machine that has no disk yet: opened by its number it comes to be, without a size.

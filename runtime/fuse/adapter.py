@@ -46,6 +46,9 @@ BLOCK_BYTES = 4096
 BACKGROUND_REQUESTS = 4096
 THREADS = 2 * BACKGROUND_REQUESTS
 
+# How long the end of an opening may be on its way after the close(2) that caused it.
+RELEASE_SECONDS = 0.2
+
 # Of those that wait for work only a few are kept, since requests go round among them and find each one's memory cold.
 IDLE_THREADS = 8
 
@@ -92,6 +95,8 @@ class Files:
         self._handles: dict[int, Handle] = {}
         self._numbers = count(1)
         self._opening = threading.Lock()
+        self._closing: set[int] = set()
+        self._closed = threading.Condition()
         self._born_ns = time.time_ns()
         self._owner = (os.geteuid(), os.getegid())
         self._working_directory = os.open(".", os.O_PATH | os.O_CLOEXEC)
@@ -194,6 +199,9 @@ class Files:
             if not any(other.name == handle.name for other in self._handles.values()):
                 self._sizes.take_overrun(handle.name)
         self._export.close(handle.name, write=handle.write)
+        with self._closed:
+            self._closing.discard(fh)
+            self._closed.notify_all()
         return 0
 
     def read(self, fh: int, offset: int, buffer: memoryview) -> int:
@@ -218,7 +226,22 @@ class Files:
     def flush(self, path: str | None, fh: int) -> int:
         """Let a close(2) be the end of it: nothing of ours may still be busy with the file."""
         self._sizes.settle(self._handle(fh).name)
+        with self._closed:
+            self._closing.add(fh)
         return 0
+
+    def settle_closes(self) -> None:
+        """Wait until openings that programs have closed are ended here too.
+
+        A block device is released before close(2) returns, and whoever counts its openings then may rely on it; the
+        kernel tells us of it in a request that nobody waits for. Before that it has asked for a flush, as it does
+        at the close of each duplicate of a file descriptor too: then no release follows, and the opening is not
+        waited for again until its next flush.
+        """
+        with self._closed:
+            closing = set(self._closing)
+            self._closed.wait_for(lambda: not closing & self._closing, RELEASE_SECONDS if closing else 0)
+            self._closing -= closing
 
     def fsync(self, path: str | None, datasync: int, fh: int) -> int:
         """Flush through all layers; a block device has no times of its own, so fdatasync is the same."""

@@ -42,6 +42,10 @@ class Mount:
         """
         self._session.sizes.refresh(name)
 
+    def settle_closes(self) -> None:
+        """Wait for the end of openings that programs have closed, so that the export's count of them is true."""
+        self._session.files.settle_closes()
+
     def stop(self) -> None:
         """Sync, unmount and let `serve` return; may be called from any thread and does not wait."""
         self._session.inbox.put(Event.STOP)
@@ -98,7 +102,7 @@ class _Session:
         self.inbox = Inbox()
         self._guardian = Guardian(mountpoint)
         self.sizes = KernelSizes(self._guardian, export.size_bytes)
-        self._files = Files(
+        self.files = Files(
             export,
             self.sizes,
             passes_short_writes=binding.passes_short_writes,
@@ -147,7 +151,7 @@ class _Session:
         threads.exempt()
         try:
             with contextlib.suppress(RuntimeError):
-                self.binding.run(self._files, self.mountpoint, options)
+                self.binding.run(self.files, self.mountpoint, options)
         except BaseException as problem:  # noqa: BLE001 - raised by run() in the caller's thread
             self._bugs.append(problem)
         finally:
@@ -226,7 +230,7 @@ class _Session:
     def _unmount(self) -> None:
         """Have the mount written back and taken away, and hang up on programs that keep files open."""
         with contextlib.suppress(OSError):
-            is_gone = self._guardian.leave(sorted(self._files._written_names()))
+            is_gone = self._guardian.leave(sorted(self.files._written_names()))
             if not is_gone and not (self._entry is not None and mounts.abort(self._entry)):
                 self._exit()
                 self._guardian.poke()

@@ -159,6 +159,14 @@ def parse_number(text: str, reason: str) -> int:
     return int(text[-40:]) & 0xFFFFFFFFFFFFFFFF
 
 
+def parse_u32(text: str, reason: str) -> int:
+    """What the kernel's ``kstrtouint`` takes: digits, a plus sign before them, and nothing that is too large."""
+    digits = text.removeprefix("+")
+    if not digits.isascii() or not digits.isdigit() or len(digits.lstrip("0")) > 10 or int(digits) >= 1 << 32:
+        raise DmError(errno.EINVAL, reason)
+    return int(digits)
+
+
 def smallest(pairs: list[tuple[str, int]], size_of: Callable[[str], int | None]) -> int | None:
     """The least that is left of several devices behind their offsets, in sectors."""
     lengths = []

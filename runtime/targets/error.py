@@ -13,7 +13,7 @@ from .base import KILL, Target, TargetType, parse_number
 
 
 class ErrorTarget(Target):
-    """With exactly two words it names a device, whose limits it takes over; others are ignored."""
+    """It takes any words; later kernels have exactly two of them name a device, whose limits it takes over."""
 
     num_flush_bios = 0
     num_discard_bios = 1
@@ -21,7 +21,7 @@ class ErrorTarget(Target):
     def construct(self, argv: list[str]) -> Frame | None:
         self.device: BlockDevice | None = None
         self.offset = 0
-        if len(argv) == 2 and argv[1].isdigit():
+        if len(argv) == 2 and self.stack.era.error_takes_device:
             self.offset = parse_number(argv[1], "Invalid device sector")
             self.device = self.get_device(argv[0], "Device lookup failed")
         return None

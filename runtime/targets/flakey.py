@@ -9,9 +9,9 @@ c-mirror-failure (Linux 6.1, version 1.5.0 of the driver).  Where later kernels 
 * ``corrupt_bio_byte N r`` changes nothing that comes from a disk, since this kernel looks for the byte in what is
   left of the bio, and a disk leaves nothing; what comes from a mapped device is changed.
 
-``error_reads``, ``random_read_corrupt`` and ``random_write_corrupt`` are of later kernels; they are taken all the
-same, and up to 11 feature words.  Their chance comes from ``random_state``: SplitMix64, seeded with the FNV-1a hash
-of the table's parameters and the target's place, so that the same table has the same luck in every run.
+``error_reads``, ``random_read_corrupt`` and ``random_write_corrupt`` are of later kernels (the era's flag
+``flakey_error_reads``).  Their chance comes from ``random_state``: SplitMix64, seeded with the FNV-1a hash of the
+table's parameters and the target's place, so that the same table has the same luck in every run.
 """
 
 from __future__ import annotations
@@ -82,14 +82,21 @@ class FeatureParser:
     around there, so that it goes on to the end of the words in both cases.
     """
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], *, later: bool) -> None:
         self.words = list(words)
+        self.later = later
         self.left = 0
         self.features = Features()
 
     def parse(self) -> Features:
+        self._parse()
+        if self.later and not self.features.words:
+            self.features.error_reads = self.features.error_writes = True
+        return self.features
+
+    def _parse(self) -> None:
         if not self.words:
-            return self.features
+            return
         self.left = self._number(0, MOST_FEATURE_WORDS, "Invalid number of feature args")
         if self.left > len(self.words):
             raise DmError(errno.EINVAL, "Invalid number of feature args")
@@ -98,16 +105,15 @@ class FeatureParser:
                 raise DmError(errno.EINVAL, "Insufficient feature arguments")
             word = self.words.pop(0).lower()
             self.left -= 1
-            if word in ("error_reads", "drop_writes", "error_writes"):
+            if word in ("drop_writes", "error_writes") or (word == "error_reads" and self.later):
                 self._switch(word)
             elif word == "corrupt_bio_byte":
                 self._corrupt_byte()
-            elif word in ("random_read_corrupt", "random_write_corrupt"):
+            elif word in ("random_read_corrupt", "random_write_corrupt") and self.later:
                 self._random(word)
             else:
                 raise DmError(errno.EINVAL, "Unrecognised flakey feature requested")
         self._check()
-        return self.features
 
     def _number(self, least: int, most: int, reason: str) -> int:
         number = parse_number(self.words.pop(0) if self.words else "", reason) & _U32
@@ -125,7 +131,7 @@ class FeatureParser:
 
     def _corrupt_byte(self) -> None:
         if not self.left:
-            raise DmError(errno.EINVAL, "Feature corrupt_bio_byte requires parameters")
+            raise DmError(errno.EINVAL, f"Feature corrupt_bio_byte requires {'4 ' if self.later else ''}parameters")
         features = self.features
         features.corrupt_byte = self._number(1, _U32, "Invalid corrupt bio byte")
         features.corrupt_direction = self.words.pop(0).lower() if self.words else ""
@@ -143,11 +149,11 @@ class FeatureParser:
         setattr(self.features, word.removesuffix("_corrupt"), number)
 
     def _check(self) -> None:
-        """What does not go together; the longer words are those of kernels that know the random features."""
+        """What does not go together; those that know the random features name them."""
         features = self.features
         for word in ("drop_writes", "error_writes"):
             if getattr(features, word) and (features.random_write or features.corrupt_direction == "w"):
-                both = "random_write_corrupt or " if features.random_write else ""
+                both = "random_write_corrupt or " if self.later else ""
                 raise DmError(errno.EINVAL,
                               f"{word} is incompatible with {both}corrupt_bio_byte with the WRITE flag set")
         if features.error_reads and (features.random_read or
@@ -167,13 +173,15 @@ class Flakey(Target):
             raise DmError(errno.EINVAL, "Invalid argument count")
         self.started_ns = self.stack.engine.now_ns
         self.offset = parse_number(argv[1], "Invalid device sector")
-        self.up_s, self.down_s = (parse_number(word, "Invalid up interval") & _U32 for word in argv[2:4])
+        later = self.stack.era.flakey_error_reads
+        self.up_s = parse_number(argv[2], "Invalid up interval") & _U32
+        self.down_s = parse_number(argv[3], f"Invalid {'down' if later else 'up'} interval") & _U32
         total = (self.up_s + self.down_s) & _U32
         if not total:
             raise DmError(errno.EINVAL, "Total (up + down) interval is zero")
         if total < self.up_s:
             raise DmError(errno.EINVAL, "Interval overflow")
-        self.features = FeatureParser(argv[4:]).parse()
+        self.features = FeatureParser(argv[4:], later=later).parse()
         self.all_fails = not self.features.words
         self.device = self.get_device(argv[0], "Device lookup failed")
         self.random_state = _fnv1a(f"{self.begin} {self.length} {self.parameters()}".encode())
@@ -207,7 +215,8 @@ class Flakey(Target):
         """A read that was begun while the device was down and that succeeded is changed now."""
         if status or bio.op is not Op.READ or not bio.hook:
             return status
-        if self.features.matches(bio, "r") and not isinstance(bio.device, Disk):
+        reaches = self.stack.era.flakey_error_reads or not isinstance(bio.device, Disk)
+        if reaches and self.features.matches(bio, "r"):
             self._set_byte(bio)
         if self._lucky(self.features.random_read):
             self._set_random_byte(bio)

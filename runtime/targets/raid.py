@@ -141,14 +141,23 @@ class Raid(Target):
     def _open(self, index: int, meta: str, data: str) -> None:
         rebuild = index in self.params.rebuild
         leg = RaidLeg(index, None, None)
+        if not meta:
+            raise DmError(errno.EINVAL, "Unknown error")
         if meta != "-":
             leg.meta = self.get_device(meta, "RAID metadata device lookup failure")
+        if not data:
+            raise DmError(errno.EINVAL, "Unknown error")
         if data != "-":
             leg.data = self.get_device(data, "RAID device lookup failure")
         elif rebuild:
             raise DmError(errno.EINVAL, "Drive designated for rebuild not specified")
         elif leg.meta is not None:
             raise DmError(errno.EINVAL, "No data device supplied with metadata device")
+        for other in self.legs:
+            if leg.data is not None and other.data is leg.data:
+                name = leg.data.name
+                self.stack.log("warning", f"mdX: WARNING: {name} appears to be on the same physical disk as {name}.")
+                self.stack.log("warning", "True protection against single-disk failure might be compromised.")
         leg.write_mostly = index in self.params.write_mostly
         self.legs.append(leg)
 
@@ -288,6 +297,11 @@ class Raid(Target):
     @property
     def has_metadata(self) -> bool:
         return any(leg.meta is not None for leg in self.legs)
+
+    @property
+    def has_bitmap(self) -> bool:
+        """With ``sync`` in the table nothing is read from the metadata devices, not even where the bitmap would be."""
+        return self.has_metadata and not self.params.sync
 
     def metadata_legs(self) -> list[tuple[RaidLeg, BlockDevice]]:
         """Those whose superblocks are written."""

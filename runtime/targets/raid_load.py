@@ -81,15 +81,13 @@ class Assemble(Frame):
         """``raid1_run``: with but one leg that can be used there is nothing to synchronise."""
         del task
         raid = self.raid
-        if raid.params.sync:
-            raid.recovery_cp = 0
-            raid.first_use = raid.update_superblocks = True
         for leg in raid.legs:
             if leg.index in raid.params.rebuild:
                 leg.in_sync = False
                 leg.recovery_offset = 0
         usable = sum(leg.readable for leg in raid.legs)
         if not usable:
+            raid.stack.log("warning", "md: pers->run() failed ...")
             return Return(DmError(errno.EINVAL, "Failed to run raid array"))
         if usable == 1:
             raid.recovery_cp = MAX_SECTOR
@@ -139,7 +137,7 @@ class Judgement:
         new = sum(leg.fresh for leg, _sb in self.found)
         rebuilds = len(raid.params.rebuild)
         for index in sorted(raid.params.rebuild):
-            self._say("info", f"Device {index} specified for rebuild; Clearing superblock")
+            self._say("info", f"Device {index} specified for rebuild; clearing superblock")
         if new == len(raid.legs):
             self._say("info", "Superblocks created for new raid set")
         elif not rebuilds and new:
@@ -185,6 +183,7 @@ class Preresume(Frame):
     def __init__(self, raid: Raid) -> None:
         self.raid = raid
         self.legs: list[RaidLeg] = []
+        self.new_bitmap = False
 
     def start(self, task: Task) -> Outcome:
         del task
@@ -197,9 +196,8 @@ class Preresume(Frame):
         if isinstance(self.result, DmError):
             raid.log_raid("err", self.result.reason)
             return Return(-self.result.errno)
-        if not raid.has_metadata or raid.first_use:
-            if raid.has_metadata:
-                self._out_of_date()
+        if not raid.has_bitmap or raid.first_use:
+            self.new_bitmap = raid.has_bitmap
             if raid.recovery_cp != MAX_SECTOR:
                 raid.intent.mark_all()
             return self._prepared(task)
@@ -251,7 +249,10 @@ class Preresume(Frame):
         return self.written(task)
 
     def written(self, task: Task) -> Outcome:
+        """The superblocks of a new array are written before anybody looks for its bitmap."""
         del task
+        if self.new_bitmap:
+            self._out_of_date()
         return Return(0)
 
 

@@ -51,6 +51,7 @@ class RaidTable:
     write_mostly: set[int] = field(default_factory=set)
     numbers: dict[str, int] = field(default_factory=dict)
     region_sectors: int = 0
+    of_raid10: bool = False
     pairs: list[tuple[str, str]] = field(default_factory=list)
 
     def parse(self, argv: list[str]) -> None:
@@ -128,7 +129,9 @@ class RaidTable:
         elif key == "stripe_cache":
             raise refuse("Inappropriate argument: stripe_cache")
         elif key == "raid10_copies":
-            raise refuse("Invalid flags combination")
+            if not 2 <= value <= self.disks:
+                raise refuse("Bad value for 'raid10_copies'")
+            self.of_raid10 = True
         else:
             self.log("err", f"Unable to parse RAID parameter: {key}")
             raise refuse("Unable to parse RAID parameter")
@@ -154,10 +157,12 @@ class RaidTable:
         elif region & (region - 1):
             raise refuse("Region size is not a power of 2")
         self.region_sectors = region
+        if self.of_raid10:
+            raise refuse("Invalid flags combination")
 
     def _take_pairs(self, words: list[str]) -> None:
-        if len(words) < 1 + 2 * self.disks:
-            raise refuse("Unknown error")
+        """Words that are missing are found out only when their turn comes."""
+        words += [""] * (1 + 2 * self.disks - len(words))
         self.pairs = [(words[1 + 2 * index], words[2 + 2 * index]) for index in range(self.disks)]
 
     def parameters(self) -> str:

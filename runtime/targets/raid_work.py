@@ -141,7 +141,7 @@ class Raid1d(Frame):
             self.batch.append(write)
             raid.writing.append(write)
             marked = not raid.intent.begin(write.regions) and marked
-        if marked or not raid.has_metadata:
+        if marked or not raid.has_bitmap:
             return self.submit(task)
         if len(raid.intent.idle()) > IDLE_MARKS:
             return Enter(CleanBitmap(raid), "mark")
@@ -183,6 +183,7 @@ class WriteMetadata(Frame):
         del task
         for leg, status in zip(self.legs, self.result, strict=True):
             if status:
+                self.raid.stack.log("err", f"md: super_written gets error=-{status}")
                 self.raid.fail_leg(leg)
         return DONE
 
@@ -224,12 +225,11 @@ class UpdateSuperblocks(Frame):
         self.raid = raid
 
     def start(self, task: Task) -> Outcome:
-        del task
         self.raid.superblocks_changed = False
         if not self.raid.metadata_legs():
             return DONE
         self.raid.events += 1
-        return Enter(WriteBitmap(self.raid), "superblocks")
+        return Enter(WriteBitmap(self.raid), "superblocks") if self.raid.has_bitmap else self.superblocks(task)
 
     def superblocks(self, task: Task) -> Outcome:
         del task

@@ -12,7 +12,7 @@ from ..errors import DmError
 from ..frames import WaitForWork
 from ..signature import Kind, opt, pos, signature
 from ..task import DONE, Frame, Outcome, Task, Work
-from .base import REMAPPED, SUBMITTED, Target, TargetType, parse_number, smallest
+from .base import REMAPPED, SUBMITTED, Target, TargetType, parse_number, parse_u32, smallest
 
 # The kernel stops raising events for a stripe after this many errors (DM_IO_ERROR_THRESHOLD).
 ERROR_THRESHOLD: Final = 15
@@ -40,11 +40,11 @@ class Striped(Target):
     def construct(self, argv: list[str]) -> Frame | None:
         if len(argv) < 2:
             raise DmError(errno.EINVAL, "Not enough arguments")
-        count = parse_number(argv[0], "Invalid stripe count")
-        if not 0 < count < 1 << 32:
+        count = parse_u32(argv[0], "Invalid stripe count")
+        if not count:
             raise DmError(errno.EINVAL, "Invalid stripe count")
-        chunk = parse_number(argv[1], "Invalid chunk_size")
-        if not 0 < chunk < 1 << 32:
+        chunk = parse_u32(argv[1], "Invalid chunk_size")
+        if not chunk:
             raise DmError(errno.EINVAL, "Invalid chunk_size")
         if self.length % count:
             raise DmError(errno.EINVAL, "Target length not divisible by number of stripes")

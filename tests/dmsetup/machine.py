@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, cast
 
@@ -32,10 +32,10 @@ class Engine(SimEngine):
 class LocalDoor(Door):
     """Answers from here; a command that would wait is an error of the test."""
 
-    def __init__(self, disks: int = 3, sectors: int = 16384) -> None:
+    def __init__(self, disks: Sequence[int] = (16384,) * 3) -> None:
         self.engine = Engine()
         self.stack = Stack(self.engine, ERAS["now"], TARGETS)
-        for index in range(disks):
+        for index, sectors in enumerate(disks):
             self.stack.add_disk(f"loop{index}", sectors, SparseMemory())
         self.questions = IoctlDoor(self.stack, cast(LiveEngine, self.engine))
         self.calls: list[int] = []
@@ -62,8 +62,8 @@ class _Stdin:
 class Machine:
     """Runs dmsetup commands one after the other: what each prints on both streams, and its status."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.door = LocalDoor()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, door: LocalDoor | None = None) -> None:
+        self.door = door or LocalDoor()
         self.monkeypatch = monkeypatch
         monkeypatch.setenv("LC_ALL", "C")
 

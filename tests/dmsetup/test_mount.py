@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dmspec.dmsetup.door import Door, find
+from dmspec.runtime import ioctl_format as form
+
 pytestmark = pytest.mark.requires("fuse")
 
 DMSPEC = [sys.executable, "-m", "dmspec"]
@@ -98,6 +101,27 @@ def test_a_wait_blocks_only_its_caller(mount: Path) -> None:
         assert run("dmsetup", "--mount", mount, "rename", "a", "b").returncode == 0
         assert waiting.wait(timeout=60) == 0
     assert run("dmsetup", "--mount", mount, "ls").stdout == "b\t(254:0)\n"
+
+
+def open_count(door: Door, name: str) -> int:
+    task = form.Header((4, 0, 0), form.HEADER_BYTES, form.HEADER_BYTES, 0, name=name)
+    error, data = door.ioctl(form.DEV_STATUS, task.write())
+    assert error == 0
+    return form.Header.read(data).open_count
+
+
+def test_a_device_is_free_as_soon_as_its_last_user_has_closed_it(mount: Path) -> None:
+    """The kernel tells a file system of a release after close(2) has returned."""
+    assert run("dmsetup", "--mount", mount, "create", "a", "--table", "0 8 zero").returncode == 0
+    door = find(str(mount))
+    for _ in range(100):
+        (mount / "a").read_bytes()
+        assert open_count(door, "a") == 0
+    with (mount / "a").open("rb") as held:
+        os.close(os.dup(held.fileno()))
+        assert open_count(door, "a") == 1
+        assert open_count(door, "a") == 1
+    assert open_count(door, "a") == 0
 
 
 def test_disks_are_files_when_asked_for(tmp_path: Path) -> None:

@@ -116,11 +116,13 @@ unit() {
 	fi
 }
 
-# put DEVICE SECTOR SEED COUNT: writes the pattern with O_DIRECT.
+# put DEVICE SECTOR SEED COUNT: writes the pattern with O_DIRECT.  Two may run at once, in subshells of one shell: each
+# has a file of its own, or on two processors one would empty what the other writes.
 put() {
-	pat "$3" "$4" >/tmp/put.$$
+	put_file=$(mktemp /tmp/put.XXXXXX)
+	pat "$3" "$4" >$put_file
 	put_u=$(unit $4)
-	dd if=/tmp/put.$$ of=$1 bs=$((put_u * 512)) seek=$(($2 * 512)) \
+	dd if=$put_file of=$1 bs=$((put_u * 512)) seek=$(($2 * 512)) \
 		count=$(($4 / put_u)) oflag=direct,seek_bytes conv=notrunc \
 		status=none
 }

@@ -26,13 +26,18 @@ class Mask:
 
 
 _ONE_WRITE: Final = ("FUSE lets one direct write at a time into a file: while one is held by the mirror, a second "
-                     "one waits in the kernel of this machine; it neither marks its region nor reaches the good leg")
+                     "one waits in the kernel of this machine; it neither marks its region nor reaches the good leg "
+                     "(FOPEN_PARALLEL_DIRECT_WRITES would change that; libfuse before 3.15 does not know it)")
 
 MASKS: Final = (
     Mask(r"^kernel: \w+: Buffer I/O error on dev ", None,
          "the page cache of the block layer logs this; here the page cache is that of FUSE"),
     Mask(r"^kernel: info: loop\d+: detected capacity change", None,
          "the loop driver logs this when a file is attached; here the disks are always there"),
+    Mask(r"^00000400  7f( 00){7}  ( ?00){8}  ", "00000400  ff" + " 00" * 7 + "  " + "00 " * 8 + " ",
+         "the log on disk calls the last region clean when a flush of the legs is over, and one leg delays that by 0.1 "
+         "seconds; status says 8/8 before it, and whoever looks then sees the one or the other",
+         ("b-mirror",), "disk log, 2 legs, no features"),
     Mask(r"snapshot-merge \d+/512 16$", "snapshot-merge N/512 16",
          "how far a merge is when somebody looks is chance (README of the recordings); that it ends, and with what, "
          "is seen in the headers and the data", ("d2-merge",)),
@@ -59,6 +64,46 @@ MASKS: Final = (
          "opened and refuses the write (EPERM)", ("a-basic",)),
 )
 
+
+@dataclass(frozen=True)
+class Chance:
+    """Lines of a case that come out one way or the other; each way stands for all of them."""
+
+    case: str
+    ways: tuple[str, ...]
+    reason: str
+
+
+CHANCES: Final = (
+    Chance("c-mirror-failure", (
+        """\
+(f) device-mapper: remove ioctl on m  failed: Device or resource busy
+(f) Command failed.
+(f) ended [exit 1]
+(w) dd: error writing '/dev/mapper/m': Input/output error
+(w) ended [exit 1]
+$ dmsetup ls; dmsetup table m
+leg0\t(254:0)
+leg1\t(254:1)
+log\t(254:2)
+m\t(254:3)
+0 1024 error \n""", """\
+(f) ended [exit 0]
+(w) dd: error writing '/dev/mapper/m': Input/output error
+(w) ended [exit 1]
+$ dmsetup ls; dmsetup table m
+leg0\t(254:0)
+leg1\t(254:1)
+log\t(254:2)
+device-mapper: table ioctl on m  failed: No such device or address
+Command failed.
+[exit 1]
+"""),
+        "remove --force has put in the error table, dd gets EIO and closes the device, or has not yet when the "
+        "removal is asked for. On a uniprocessor without preemption (the recorded guest) it never has; Linux 6.1.192 "
+        "(SMP PREEMPT_DYNAMIC, qemu) removed the device in 17 of 40 tries with two processors, in 25 of 40 with one"),
+)
+
 # Where kernel lines come from workers, it is chance whether they are printed with one command or the next (the
 # README of the recordings says so); they are compared section by section, in their order.
 ASYNCHRONOUS: Final = frozenset({"b-mirror", "c-mirror-failure", "d-snapshot", "d2-merge", "d3-merge-transient",
@@ -72,6 +117,9 @@ _STATUS: Final = re.compile(r"^\d+ \d+ [a-z]")
 
 def comparable(case: str, text: str) -> list[str]:
     """A case's output as it is compared."""
+    for chance in CHANCES:
+        for way in chance.ways if chance.case == case else ():
+            text = text.replace(way, chance.ways[0])
     lines = []
     section = ""
     for line in _finished_logs(_ends_of_watches(text.splitlines())):

@@ -5,6 +5,7 @@ import pytest
 
 from dmspec.runtime import control
 from dmspec.runtime.bio import Bio, Op
+from dmspec.runtime.eras import ERAS
 from dmspec.runtime.errors import DmError
 from dmspec.runtime.registry import TARGETS
 from dmspec.runtime.sim import SeededChooser
@@ -16,9 +17,12 @@ GROUP = "Invalid number of feature args"
 ALWAYS = 1_000_000_000
 
 
-def machine(params: str = "", seed: int | None = None) -> Machine:
+def machine(params: str = "", seed: int | None = None, wanted: str = "") -> Machine:
+    """A kernel that knows the features which `params` or `wanted` name."""
     made = Machine(None if seed is None else SeededChooser(seed))
     made.stack.target_types = dict(TARGETS)
+    if "error_reads" in params + wanted or "random_" in params + wanted:
+        made.stack.era = ERAS["6.18"]
     made.poke(0, 0, pattern("A", 64))
     if params:
         assert made.create("d", f"0 1024 flakey loop0 0 {params}") == 0
@@ -75,10 +79,25 @@ def other_io(found: Machine, op: Op) -> int:
      "error_reads is incompatible with random_read_corrupt or corrupt_bio_byte with the READ flag set"),
 ])
 def test_tables_that_are_refused(params: str, reason: str) -> None:
-    found = machine()
+    found = machine(wanted=params)
     assert found.create("d", f"0 1024 flakey {params}") == -errno.EINVAL
     assert found.kernel()[0] == f"err: device-mapper: table: 254:0: flakey: {reason} (-EINVAL)"
     assert found.disk(0).open_count == 0
+
+
+def test_later_kernels_know_more_and_have_another_default() -> None:
+    found = machine()
+    assert found.create("d", "0 1024 flakey loop0 0 1 1 1 error_reads") == -errno.EINVAL
+    found.stack.era = ERAS["6.18"]
+    for reason, words in (("Invalid down interval", "1 x"),
+                          ("Feature corrupt_bio_byte requires 4 parameters", "1 1 1 corrupt_bio_byte")):
+        found.kernel()
+        assert found.create("d", f"0 1024 flakey loop0 0 {words}") == -errno.EINVAL
+        assert found.kernel()[0] == f"err: device-mapper: table: 254:0: flakey: {reason} (-EINVAL)"
+    assert found.create("d", "0 1024 flakey loop0 0 0 60 5 corrupt_bio_byte 3 r 64 0") == 0
+    assert found.first("d", 5) == "A @ector 00000005 ......"
+    assert found.create("e", "0 1024 flakey loop0 0 1 1") == 0
+    assert found.table("e") == "0 1024 flakey 7:0 0 1 1 2 error_reads error_writes "
 
 
 def test_the_device_is_looked_up_last() -> None:
@@ -94,7 +113,8 @@ def test_the_device_is_looked_up_last() -> None:
     ("1 2 5 corrupt_bio_byte 32 R 1 0", "1 2 5 corrupt_bio_byte 32 r 1 0 "),
     ("1 2 6 corrupt_bio_byte 32 r 1 4294967295 drop_writes", "1 2 6 drop_writes corrupt_bio_byte 32 r 1 4294967295 "),
     ("1 2 4 random_write_corrupt 5 random_read_corrupt 7", "1 2 4 random_read_corrupt 7 random_write_corrupt 5 "),
-    ("1 2 2 random_read_corrupt 0", "1 2 0 "), ("1 2 1 drop_writes junk", "1 2 1 drop_writes "),
+    ("1 2 2 random_read_corrupt 0", "1 2 2 error_reads error_writes "),
+    ("1 2 1 drop_writes junk", "1 2 1 drop_writes "),
     ("4294967297 0", "1 0 0 "),
 ])
 def test_tables_that_load(params: str, table: str) -> None:

@@ -24,7 +24,10 @@ _ENDS = " \t\n\v\f\r"
 
 
 def parse_line(session: Session, text: str, where: str, number: int) -> form.Spec | None:
-    """One line of a table, as ``sscanf("%llu %llu %s")`` takes it; nothing for a blank line or a remark."""
+    """One line of a table, as ``sscanf("%llu %llu %s")`` takes it; nothing for a blank line or a remark.
+
+    A backslash quotes the next character for the kernel, so what is meant by one is two of them.
+    """
     text = text.strip(_ENDS)
     if not text or text.startswith("#"):
         return None
@@ -44,7 +47,7 @@ def parse_line(session: Session, text: str, where: str, number: int) -> form.Spe
     params = rest[len(kind):].lstrip(_ENDS).split("#", 1)[0]
     if len(form.encode(kind)) >= 16:
         session.fail(f"Target type name {kind} is too long.")
-    return form.Spec(values[0], values[1], kind, params)
+    return form.Spec(values[0], values[1], kind, params.replace("\\", "\\\\"))
 
 
 def read_table(session: Session, file: str | None) -> list[form.Spec]:

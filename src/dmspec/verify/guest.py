@@ -27,7 +27,7 @@ from typing import Final
 PACKAGES: Final = {"linux.uml": "user-mode-linux", "busybox": "busybox-static", "dmsetup": "dmsetup"}
 MODULES_FOLDER: Final = Path("/usr/lib/uml/modules")
 MODULES: Final = (
-    "dm-mod", "dm-log", "dm-region-hash", "dm-mirror", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey",
+    "loop", "dm-mod", "dm-log", "dm-region-hash", "dm-mirror", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey",
     "dm-delay", "dm-dust", "dm-log-writes", "xor", "async_tx", "async_memcpy", "async_xor", "raid6_pq", "async_pq",
     "async_raid6_recov", "md-mod", "libcrc32c", "raid456", "raid1", "raid10", "raid0", "dm-raid",
 )
