@@ -4,13 +4,14 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo mail kernel-cases verify packages browser guest clean
+.PHONY: help test lint demo mail bench kernel-cases verify packages browser guest clean
 
 help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'
 	@echo 'make demo    a mirror with a snapshot: mounted, broken, repaired, checked'
 	@echo 'make kernel-cases  the scripts that a real kernel was recorded with, run on mounts (some minutes)'
 	@echo 'make verify  every spec that can be, and 200 drawn sequences, against a real kernel'
+	@echo 'make bench   the mount beside QEMU, nbdkit and the plain file (some minutes)'
 	@echo 'make mail    the slow tests: the mail explored in full, beside SPIN (minutes)'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make clean   remove the virtual environment and what the tools left'
@@ -30,6 +31,11 @@ demo: $(VENV)/installed packages
 
 mail: $(VENV)/installed packages
 	$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
+
+# BENCH='--short --group mirror' does less; --help says what there is.
+bench: $(VENV)/installed packages
+	@python=$$(sh tools/find-python.sh '$(PYTHON)') && sh tools/install-packages.sh "$$python" bench
+	$(VENV)/bin/python -m tests.bench.mount.run $(BENCH)
 
 # CASES='a-basic --keep' runs one and keeps what it printed.
 kernel-cases: $(VENV)/installed packages

@@ -4,13 +4,14 @@
 #     tools/install-packages.sh PYTHON            what everything here needs
 #     tools/install-packages.sh PYTHON browser    Chromium, which only the tests of a report's page need
 #     tools/install-packages.sh PYTHON guest      a real kernel as a process, which only `dmspec verify` needs
+#     tools/install-packages.sh PYTHON bench      what `make bench` measures beside us, and with
 #
 # It looks for the things themselves (a library, a command, a Python module), not for package names, because the names
 # differ between releases. Where nothing is missing it says nothing and does not touch apt. Without root and without
 # sudo it prints the one command to run and exits 3; exit 1 means that apt ran and something is missing still.
 set -u
 
-python=${1:?usage: tools/install-packages.sh PYTHON [browser|guest]}
+python=${1:?usage: tools/install-packages.sh PYTHON [browser|guest|bench]}
 wanted=${2:-}
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # where mkfs, losetup and ldconfig are, also for a plain user
 
@@ -31,6 +32,14 @@ list_missing() {
         have_command linux.uml || echo 'linux.uml: user-mode-linux'
         have_static_busybox || echo 'static busybox: busybox-static'
         have_command dmsetup || echo 'dmsetup: dmsetup'
+        return
+    fi
+    if [ "$wanted" = bench ]; then
+        have_command qemu-storage-daemon || echo 'qemu-storage-daemon: qemu-system-common'
+        have_command qemu-img || echo 'qemu-img: qemu-utils'
+        have_command nbdkit || echo 'nbdkit: nbdkit'
+        have_command nbdfuse || echo 'nbdfuse: nbdfuse libnbd-bin'
+        have_command fio || echo 'fio: fio'
         return
     fi
     have_library libfuse3 || echo 'libfuse3: libfuse3-4 libfuse3-3 fuse3'

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, NoReturn
 
-from dmspec.runtime.fuse.export import Export
+from dmspec.runtime.fuse.export import Export, Straight
 from dmspec.runtime.fuse.sizes import KernelSizes
 from dmspec.runtime.fuse.threads import keep_state
 
@@ -59,6 +59,7 @@ class Handle:
 
     name: str
     write: bool
+    straight: Straight | None = None
 
 
 def fail(number: int) -> NoReturn:
@@ -184,7 +185,7 @@ class Files:
         with self._opening:
             is_open_elsewhere = any(handle.name == name for handle in self._handles.values())
             number = next(self._numbers)
-            self._handles[number] = Handle(name, write)
+            self._handles[number] = Handle(name, write, self._export.straight(name))
         return number, is_open_elsewhere
 
     def release(self, path: str | None, fh: int) -> int:
@@ -195,6 +196,11 @@ class Files:
                 self._sizes.take_overrun(handle.name)
         self._export.close(handle.name, write=handle.write)
         return 0
+
+    def straight(self, fh: int) -> Straight | None:
+        """Give the quick way of an opening, if it has one."""
+        handle = self._handles.get(fh)
+        return handle.straight if handle is not None else None
 
     def read(self, fh: int, offset: int, buffer: memoryview) -> int:
         return self._export.read(self._handle(fh).name, offset, buffer)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from dmspec.runtime.fuse import mounts, threads
 from dmspec.runtime.fuse.adapter import REQUEST_BYTES, Files
+from dmspec.runtime.fuse.device_loop import DeviceLoop
 from dmspec.runtime.fuse.export import Export, MountFailed, MountStuck
 from dmspec.runtime.fuse.helper import Guardian
 from dmspec.runtime.fuse.inbox import Event, Inbox
@@ -114,8 +115,11 @@ class _Session:
         self._bugs: list[BaseException] = []
         self._libfuse: int | None = None
         self._libfuse_lock = threading.Lock()
+        self._device_loop: DeviceLoop | None = None
+        self._single_thread = False
 
     def run(self, *, single_thread: bool, debug: bool) -> None:
+        self._single_thread = single_thread
         options = {
             "foreground": True,
             "nothreads": single_thread,
@@ -151,6 +155,8 @@ class _Session:
         except BaseException as problem:  # noqa: BLE001 - raised by run() in the caller's thread
             self._bugs.append(problem)
         finally:
+            if self._device_loop is not None:
+                self._device_loop.finish()
             self.inbox.put(Event.ENDED)
 
     def _mounted(self, connection: Any | None) -> None:
@@ -162,6 +168,9 @@ class _Session:
         if self._entry is None:
             raise MountFailed(f"{self.mountpoint} is not in the mount table")
         self._guardian.watch(self._entry)
+        device = None if self._single_thread else self.binding.device(self._libfuse)
+        if device is not None:
+            self._device_loop = DeviceLoop(self._files, device, self._exit)
         if self._writeback_cache:
             self.sizes.forget_attributes = self._forget_attributes
         self.inbox.put(Event.MOUNTED)

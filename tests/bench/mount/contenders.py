@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,11 +39,12 @@ class Contender:
         self.process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
+        pause = threading.Event()
         while not (self.path.exists() and self.path.stat().st_size == size_bytes and os.path.ismount(self._mount())):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise CannotStart(f"{self.name} does not start: {' '.join(command)}")
-            time.sleep(0.05)
+            pause.wait(0.05)
         self.pids = _session(self.process.pid)
 
     def _mount(self) -> Path:

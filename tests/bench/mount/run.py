@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--only", default="", metavar="TEXT")
     parser.add_argument("--group", default="", choices=["", "linear", "mirror", "snapshot"])
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))  # noqa: S108
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
     parser.add_argument("--markdown", type=Path)
     asked = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="dmspec-bench-", dir=asked.folder))
@@ -226,8 +226,7 @@ def main() -> int:
     for what, met in bench.bars:
         if not met:
             print(f"not met: {what}")
-    met = sum(met for _what, met in bench.bars)
-    print(f"{met} of {len(bench.bars)} bars met")
+    print(f"{sum(met for _what, met in bench.bars)} of {len(bench.bars)} bars met")
     return 0
 
 

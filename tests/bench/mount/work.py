@@ -8,6 +8,7 @@ import json
 import os
 import random
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -62,13 +63,13 @@ def dd(block_bytes: int, total_bytes: int, *, write: bool, direct: bool) -> Call
 
 
 def fio(pattern: str, total_bytes: int, *, jobs: int = 1, direct: bool = True) -> Callable[[Path, Path, bool], float]:
-    """I/Os per second of 4 KiB each at random places; a buffered job includes its fsync."""
+    """I/Os per second of 4 KiB each, each block of a range once, in random order; a buffered job includes its fsync."""
     def run(path: Path, scratch: Path, short: bool) -> float:
         del scratch
         each = total_bytes // (SHORT if short else 1) // jobs
-        command = ["fio", "--name=job", f"--filename={path}", f"--rw={pattern}", "--bs=4k", f"--size={64 * MIB}",
-                   f"--io_size={each}", f"--numjobs={jobs}", "--ioengine=psync", "--thread", "--group_reporting",
-                   "--output-format=json", "--norandommap", "--randrepeat=0", f"--direct={int(direct)}",
+        command = ["fio", "--name=job", f"--filename={path}", f"--rw={pattern}", "--bs=4k", f"--size={each}",
+                   f"--numjobs={jobs}", "--ioengine=psync", "--thread", "--group_reporting",
+                   "--output-format=json", "--randrepeat=0", f"--direct={int(direct)}",
                    *([] if direct else ["--end_fsync=1"])]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         job = json.loads(said[said.index("{"):])["jobs"][0]
@@ -137,8 +138,9 @@ def _mounted(path: Path, mountpoint: Path, *, direct_io: bool) -> Iterator[Path]
             subprocess.run(["umount", str(mountpoint)], check=True)
     finally:
         subprocess.run(["losetup", "--detach", loop], check=True)
-        while os.path.exists(f"/sys/block/{Path(loop).name}/loop"):  # noqa: PTH110 - detached when the last opener is gone
-            time.sleep(0.005)
+        pause = threading.Event()
+        while Path(f"/sys/block/{Path(loop).name}/loop").exists():  # it goes with its last opener, udev for one
+            pause.wait(0.005)
 
 
 def copy_on_write(path: Path, scratch: Path, short: bool) -> float:
