@@ -80,6 +80,7 @@ class Files:
         sizes: KernelSizes,
         *,
         passes_short_writes: bool,
+        for_everybody: bool = False,
         on_mounted: Callable[[Any | None], None],
         on_bug: Callable[[BaseException], None],
         on_end: Callable[[], None],
@@ -87,6 +88,7 @@ class Files:
         self._export = export
         self._sizes = sizes
         self._passes_short_writes = passes_short_writes
+        self._folder_mode, self._file_modes = (0o755, (0o666, 0o444)) if for_everybody else (0o700, (0o600, 0o400))
         self._on_mounted = on_mounted
         self._on_bug = on_bug
         self._on_end = on_end
@@ -151,14 +153,14 @@ class Files:
         times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._born_ns)
         owner = {"st_uid": self._owner[0], "st_gid": self._owner[1]}
         if path == "/":
-            return {"st_mode": stat.S_IFDIR | 0o700, "st_nlink": 2, **owner, **times}
+            return {"st_mode": stat.S_IFDIR | self._folder_mode, "st_nlink": 2, **owner, **times}
         name = self._name(path, fh)
         if fh:
             if self._sizes.take_overrun(name):
                 fail(errno.ENOSPC)
             self._sizes.check(name)
         size = self._size(name)
-        mode = stat.S_IFREG | (0o400 if self._is_read_only(name) else 0o600)
+        mode = stat.S_IFREG | self._file_modes[self._is_read_only(name)]
         self._sizes.told(name, size)
         shape = {"st_size": size, "st_blocks": -(-size // 512), "st_blksize": BLOCK_BYTES}
         return {"st_mode": mode, "st_nlink": 1, **shape, **owner, **times}

@@ -59,6 +59,7 @@ def serve(
     on_give_up: Callable[[], None] | None = None,
     grace_seconds: float = 10.0,
     writeback_cache: bool = True,
+    allow_other: bool = False,
 ) -> None:
     """Show the export's devices as files and block until they are unmounted.
 
@@ -73,13 +74,17 @@ def serve(
     False; then each write(2) reaches the export before it returns. `mounts.tune` tells what speaks for that
     where the server is not root or Linux is older than 6.2.
 
+    Only this user can see the files, root included only if that is this user; with `allow_other` every user can,
+    and may read and write them.
+
     An exception other than OSError from the export is a bug: the request gets EIO, the mount ends, and the
     exception is raised here.
     """
     path = mounts.absolute(mountpoint)
     if not Path(path).is_dir():
         raise MountFailed(f"{path} is not a directory")
-    session = _Session(export, path, load_binding(binding), on_ready, on_give_up, grace_seconds, writeback_cache)
+    session = _Session(export, path, load_binding(binding), on_ready, on_give_up, grace_seconds, writeback_cache,
+                       allow_other)
     session.run(single_thread=single_thread, debug=debug)
 
 
@@ -93,6 +98,7 @@ class _Session:
         on_give_up: Callable[[], None] | None,
         grace_seconds: float,
         writeback_cache: bool,
+        allow_other: bool,
     ) -> None:
         self.mountpoint = mountpoint
         self.binding = binding
@@ -103,10 +109,12 @@ class _Session:
             export,
             self.sizes,
             passes_short_writes=binding.passes_short_writes,
+            for_everybody=allow_other,
             on_mounted=self._mounted,
             on_bug=self._bug,
             on_end=self._forget,
         )
+        self._allow_other = allow_other
         self._writeback_cache = writeback_cache and binding.has_writeback_cache
         self._on_ready = on_ready
         self._on_give_up = on_give_up
@@ -128,6 +136,7 @@ class _Session:
             "subtype": _SUBTYPE,
             "nosuid": True,
             "nodev": True,
+            **({"allow_other": True} if self._allow_other else {}),
         }
         loop = threading.Thread(target=self._loop, args=(options,), name="fuse", daemon=True)
         try:
