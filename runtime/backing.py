@@ -10,10 +10,12 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from .errors import StoreError
+from .paths import opened_folder
 from .units import SECTOR_BYTES
 
 PAGE_BYTES: Final = 4096
@@ -186,20 +188,27 @@ def memory_file(name: str, sectors: int) -> FileBacking:
     return FileBacking(fd, durable=False, name=f"disk {name}")
 
 
-def open_file(path: str, sectors: int, *, create: bool = True) -> FileBacking:
+def open_file(base: Path, below: Sequence[str], sectors: int, *, create: bool = True) -> FileBacking:
     """Open (or make) a disk file of exactly this size and hold it against other mounts.
 
-    Nothing of an existing file is changed here; every refusal is a :class:`StoreError`.
+    It lies ``below`` a folder that the person named (:mod:`dmspec.runtime.paths`).  Nothing of an existing file is
+    changed here; every refusal is a :class:`StoreError`.
     """
+    path = os.fspath(base.joinpath(*below))
+    with opened_folder(base, below[:-1]) as folder:
+        return _open(path, below[-1], folder, sectors, create=create)
+
+
+def _open(path: str, name: str, folder: int, sectors: int, *, create: bool) -> FileBacking:
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     made = False
     try:
         try:
-            fd = os.open(path, flags)
+            fd = os.open(name, flags, dir_fd=folder)
         except FileNotFoundError:
             if not create:
                 raise
-            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
             made = True
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -217,7 +226,7 @@ def open_file(path: str, sectors: int, *, create: bool = True) -> FileBacking:
                              "change the spec, or move the file away")
     except BaseException:
         if made:
-            Path(path).unlink()
+            os.unlink(name, dir_fd=folder)
         os.close(fd)
         raise
     return FileBacking(fd, durable=True, name=path)

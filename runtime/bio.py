@@ -71,14 +71,14 @@ class Bio:
         """The bio's own part of its buffer."""
         return memoryview(self.buf)[self.offset:self.offset + self.sectors * SECTOR_BYTES]
 
-    def clone(self, owner: BioOwner) -> Bio:
+    def clone(self, owner: BioOwner | None) -> Bio:
         """The same I/O, told to somebody else."""
         bio = Bio(self.op, self.device, self.sector, self.sectors, self.buf, self.offset, owner,
                   fua=self.fua, preflush=self.preflush)
         bio.readahead = self.readahead
         return bio
 
-    def piece(self, first: int, sectors: int, owner: BioOwner) -> Bio:
+    def piece(self, first: int, sectors: int, owner: BioOwner | None) -> Bio:
         """A clone of ``sectors`` sectors from the bio's sector ``first`` on."""
         bio = self.clone(owner)
         bio.sector += first

@@ -51,7 +51,7 @@ class WriteRanges:
         number = write.device.number
         others = self.busy.setdefault(number, [])
         for other in others:
-            if _touches(write, other) or _touches(other, write):
+            if (write.edges or other.edges) and (_touches(write, other) or _touches(other, write)):
                 latch = self.latches.setdefault(number, Latch(f"writes to a sector of {write.device.name}"))
                 return Wait(latch, f"for another write to the same sector of {write.device.name}")
         others.append(write)

@@ -121,6 +121,11 @@ class DirtyLog:
     def is_clean(self, region: int) -> bool:
         return self.clean.test(region)
 
+    def is_marked(self, region: int) -> bool:
+        """Whether a write may go to the region before a flush; all that is in memory can be marked at once."""
+        del region
+        return True
+
     def mark_region(self, region: int) -> None:
         """A write is about to go to the region."""
         self.clean.clear(region)
@@ -199,6 +204,10 @@ class DiskLog(DirtyLog):
         if not self.failed:
             self.failed = True
             self.target.table.event()
+
+    def is_marked(self, region: int) -> bool:
+        """It is on disk that the region is not clean, and stays there until somebody clears it."""
+        return not self.touched_dirtied and not self.clean.test(region)
 
     def flush(self) -> Frame | None:
         return DiskFlush(self) if self.touched_cleaned or self.touched_dirtied else None

@@ -38,7 +38,8 @@ class Era:
     reaches the bytes that come from a disk (6.18).
 
     ``now`` is Linux 6.1, which everything here is held against (versions and all), but for ``empty_device_waits``; of
-    6.18 only these flags are known.  ``before-COMMIT`` is a kernel without that one fix, and otherwise the era that has it.
+    6.18 only these flags are known.  ``before-COMMIT`` is a kernel without that one fix, and otherwise the era that
+    has it.
     """
 
     name: str

@@ -16,13 +16,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from .bio import Bio
 from .block import Disk, DiskIo
 from .byte_io import Passage, WriteRanges
 from .errors import DmspecError, InternalError
 from .task import Frame, Latch, Task
+
+PACE_SECONDS: Final = 0.002
 
 
 class Abandoned(DmspecError):
@@ -81,6 +83,7 @@ class LiveEngine:
         self.after_step: Callable[[], None] | None = None
         self.on_broken: Callable[[], None] | None = None
         self.performing = 0
+        self._pacing = False
         self._quiet = threading.Condition(self.lock)
         self._left_over = threading.Condition(self.lock)
         self._stopping = False
@@ -137,7 +140,7 @@ class LiveEngine:
             try:
                 bio.submit()
             except BaseException as error:
-                self._fail(error)
+                self.fail(error)
                 raise
             self._help(waiter)
             if ranges is not None and passage is not None:
@@ -164,6 +167,24 @@ class LiveEngine:
             finally:
                 if self.runnable:
                     self._left_over.notify()
+
+    # What the quick way asks (live_straight); the lock is held
+
+    def work_left(self) -> None:
+        """Something can run and nobody waits for it: the background thread sees to it, now or within PACE_SECONDS.
+
+        So a stream of requests that each leave a little to do (a region of a mirror that could be called clean)
+        does not wake that thread each time.
+        """
+        if not self._pacing:
+            self._pacing = True
+            self._left_over.notify()
+
+    def performed(self) -> None:
+        """The bytes that ``performing`` was raised for have been moved."""
+        self.performing -= 1
+        if self.broken is not None:
+            self._quiet.notify_all()
 
     def abandon(self, reason: str) -> None:
         """Nothing is run from now on; threads that wait get an error.
@@ -198,7 +219,7 @@ class LiveEngine:
         if self.on_broken is not None and not isinstance(error, Abandoned):
             self.on_broken()
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Something was left half done; the first error is the one that is kept."""
         if self.broken is None:
             self._break(error)
@@ -239,7 +260,7 @@ class LiveEngine:
             if self.after_step is not None:
                 self.after_step()
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             raise
 
     def _disk_io(self, io: DiskIo) -> None:
@@ -253,9 +274,7 @@ class LiveEngine:
                 io.perform()
             finally:
                 self.lock.acquire()
-                self.performing -= 1
-                if self.broken is not None:
-                    self._quiet.notify_all()
+                self.performed()
             self._check()
         io.complete()
 
@@ -269,10 +288,12 @@ class LiveEngine:
                     except Exception:  # noqa: BLE001 - kept in self.broken; every caller gets it from _check
                         return
                     continue
-                timeout_s = None
-                if self.timers:
-                    timeout_s = max(self.timers[0][0] - self.now_ns, 0) / 1e9
-                self._left_over.wait(timeout_s)
+                timeout_s = max(self.timers[0][0] - self.now_ns, 0) / 1e9 if self.timers else None
+                if self._pacing:
+                    self._left_over.wait(PACE_SECONDS if timeout_s is None else min(timeout_s, PACE_SECONDS))
+                    self._pacing = bool(self.runnable)
+                else:
+                    self._left_over.wait(timeout_s)
 
     def _fire_timers(self) -> None:
         while self.timers and self.timers[0][0] <= self.now_ns:

@@ -20,6 +20,7 @@ from .block import BlockDevice
 from .byte_io import ReadBytes, WriteBytes, WriteRanges
 from .frames import WaitForBios
 from .live import Abandoned, LiveEngine
+from .live_straight import Straight
 from .task import Enter, Frame, Outcome, Return, Task
 from .units import SECTOR_BYTES
 
@@ -143,6 +144,11 @@ class LiveExport:
 
         if self.engine.broken is None:
             self._call(release)
+
+    def straight(self, name: str) -> Straight | None:
+        """``None`` for what is no block device."""
+        device = self._device(name)
+        return None if device is self.control else Straight(self.engine, self.ranges, device)
 
     def names_of(self, device: BlockDevice) -> list[str]:
         """The names under which its file is open; each may have a page cache of its own.

@@ -117,7 +117,7 @@ class MappedDevice(BlockDevice):
         left = bio.sectors
         while left:
             target = table.find(bio.sector + first)
-            piece = self._piece_sectors(target, bio, bio.sector + first, left)
+            piece = self.piece_sectors(target, bio, bio.sector + first, left)
             if bio.op is Op.DISCARD:
                 self._discard(io, target, bio, first, piece)
             else:
@@ -127,7 +127,8 @@ class MappedDevice(BlockDevice):
         io.over(0)
 
     @staticmethod
-    def _piece_sectors(target: Target, bio: Bio, sector: int, left: int) -> int:
+    def piece_sectors(target: Target, bio: Bio, sector: int, left: int) -> int:
+        """How much of a bio goes to a target as one piece, from a sector on."""
         offset = sector - target.begin
         size = min(left, target.length - offset)
         limit = target.max_discard_sectors if bio.op is Op.DISCARD else target.max_io_sectors

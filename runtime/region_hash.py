@@ -106,6 +106,20 @@ class RegionHash:
                 self.clean.pop(region.key, None)
                 self.log.mark_region(region.key)
 
+    def count_at_once(self, bio: Bio) -> bool:
+        """Count a write to a region in sync, unless the log would have to be written before it is issued."""
+        key = self.region_of(bio)
+        if self.state(key) not in (State.CLEAN, State.DIRTY) or not self.log.is_marked(key):
+            return False
+        region = self.find(key)
+        region.pending += 1
+        if region.state is State.CLEAN:
+            region.state = State.DIRTY
+            del self.clean[key]
+            if self.log.is_clean(key):
+                self.log.mark_region(key)
+        return True
+
     def dec_pending(self, key: int) -> None:
         """A write has ended."""
         region = self.regions[key]

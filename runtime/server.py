@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,6 +25,7 @@ from .live import Abandoned, LiveEngine
 from .live_export import LiveExport, control_node, name_of_number
 from .live_processes import LiveProcesses, processes_named
 from .lockfs import LiveFreezer
+from .paths import place
 from .plan import Disk, Plan, from_bytes
 from .process import ProcessTask
 from .registry import TARGETS
@@ -43,15 +44,21 @@ MOST_NOTES: Final = 10_000
 
 
 class Disks:
-    """The disk files of a plan, held as long as this lives; those without a file are in memory."""
+    """The disk files of a plan, held as long as this lives; those without a file are in memory.
 
-    def __init__(self, plan: Plan, spec_folder: Path, store: Path | None) -> None:
+    ``allowed`` are folders outside the spec's own that its disks may lie in.
+    """
+
+    def __init__(self, plan: Plan, spec_folder: Path, store: Path | None, allowed: Sequence[Path] = ()) -> None:
         self.backings: dict[str, FileBacking] = {}
         self.made: list[Path] = []
+        self.spec_folder = spec_folder
+        self.store = store
+        self.allowed = allowed
         try:
             if store is not None:
                 self._make_folder(store)
-            self._open(plan, spec_folder, store)
+            self._open(plan)
         except BaseException:
             self.close(undo=True)
             raise
@@ -67,23 +74,26 @@ class Disks:
         if not store.is_dir():
             raise StoreError(f"{store}: not a folder")
 
-    def _open(self, plan: Plan, spec_folder: Path, store: Path | None) -> None:
+    def _place(self, disk: Disk) -> tuple[Path, tuple[str, ...]] | None:
+        """A folder and the way from there; ``None``: in memory."""
+        if self.store is not None:
+            return self.store, (f"{disk.name}.img",)
+        return None if disk.file is None else place(disk.file, self.spec_folder, self.allowed)
+
+    def _open(self, plan: Plan) -> None:
         """Files that are there come first, so that a refusal leaves no new ones behind."""
-        paths = {disk.name: _path(disk, spec_folder, store) for disk in plan.disks}
         missing = []
         for disk in plan.disks:
-            path = paths[disk.name]
-            if path is None:
+            where = self._place(disk)
+            if where is None:
                 self.backings[disk.name] = memory_file(disk.name, disk.sectors)
-            elif os.path.lexists(path):
-                self.backings[disk.name] = open_file(os.fspath(path), disk.sectors, create=False)
+            elif os.path.lexists(where[0].joinpath(*where[1])):
+                self.backings[disk.name] = open_file(*where, disk.sectors, create=False)
             else:
-                missing.append(disk)
-        for disk in missing:
-            path = paths[disk.name]
-            assert path is not None
-            self.backings[disk.name] = open_file(os.fspath(path), disk.sectors)
-            self.made.append(path)
+                missing.append((disk, where))
+        for disk, where in missing:
+            self.backings[disk.name] = open_file(*where, disk.sectors)
+            self.made.append(where[0].joinpath(*where[1]))
 
     def flush(self) -> None:
         """Make everything durable."""
@@ -109,31 +119,21 @@ class Disks:
                     path.unlink()
 
 
-def _path(disk: Disk, spec_folder: Path, store: Path | None) -> Path | None:
-    if store is not None:
-        return store / f"{disk.name}.img"
-    if disk.file is None:
-        return None
-    path = Path(disk.file)
-    if path.is_absolute() or ".." in path.parts:
-        raise StoreError(f"disk {disk.name}: {disk.file}: a spec may only name files beside it or below")
-    return spec_folder / path
-
-
 class MountServer:
     """One mounted plan.  ``serve`` blocks until it is unmounted; ``close`` lets everything go.
 
     ``gave_up`` says after that whether held I/O had to fail for the mount to end.
     """
 
-    def __init__(self, plan: Plan, *, spec_folder: Path, store: Path | None = None, show_disks: str = "") -> None:
+    def __init__(self, plan: Plan, *, spec_folder: Path, store: Path | None = None, show_disks: str = "",
+                 allowed: Sequence[Path] = ()) -> None:
         # The plan's filesystems are simulated ones, for runs; on a mount there are real ones.
         self.spec = plan
         plan = self.plan = replace(plan, filesystems=[])
         self.listeners: list[Callable[[str, str], None]] = []
         self.processes: set[ProcessTask] = set()
         self.gave_up = False
-        self.disks = Disks(plan, spec_folder, store)
+        self.disks = Disks(plan, spec_folder, store, allowed)
         try:
             self._try_out()
             self.engine = LiveEngine(observer=self._note)
@@ -179,7 +179,8 @@ class MountServer:
         for listener in self.listeners:
             listener(lane, text)
 
-    def serve(self, mountpoint: Path, *, binding: Any = "auto", on_ready: Callable[[], None]) -> None:
+    def serve(self, mountpoint: Path, *, binding: Any = "auto", allow_other: bool = False,
+              on_ready: Callable[[], None]) -> None:
         """Mount, answer on the control socket, and return when the mount is gone."""
         from .fuse import MountStuck, serve
 
@@ -196,7 +197,7 @@ class MountServer:
                 mount.stop()
 
         try:
-            serve(self.export, mountpoint, binding=binding, on_ready=ready,
+            serve(self.export, mountpoint, binding=binding, on_ready=ready, allow_other=allow_other,
                   on_give_up=lambda: self.engine.abandon(GAVE_UP))
         except MountStuck:
             self.engine.abandon(GAVE_UP)

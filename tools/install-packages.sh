@@ -5,13 +5,14 @@
 #     tools/install-packages.sh PYTHON browser    Chromium, which only the tests of a report's page need
 #     tools/install-packages.sh PYTHON guest      a real kernel as a process, which only `dmspec verify` needs
 #     tools/install-packages.sh PYTHON lvm        LVM2, dmeventd and strace, which only tests of `dmspec exec` need
+#     tools/install-packages.sh PYTHON bench      what `make bench` measures beside us, and with
 #
 # It looks for the things themselves (a library, a command, a Python module), not for package names, because the names
 # differ between releases. Where nothing is missing it says nothing and does not touch apt. Without root and without
 # sudo it prints the one command to run and exits 3; exit 1 means that apt ran and something is missing still.
 set -u
 
-python=${1:?usage: tools/install-packages.sh PYTHON [browser|guest|lvm]}
+python=${1:?usage: tools/install-packages.sh PYTHON [browser|guest|lvm|bench]}
 wanted=${2:-}
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # where mkfs, losetup and ldconfig are, also for a plain user
 
@@ -39,6 +40,14 @@ list_missing() {
         have_command lvm || echo 'lvm: lvm2'
         have_command dmeventd || echo 'dmeventd: dmeventd'
         have_command strace || echo 'strace: strace'
+        return
+    fi
+    if [ "$wanted" = bench ]; then
+        have_command qemu-storage-daemon || echo 'qemu-storage-daemon: qemu-system-common'
+        have_command qemu-img || echo 'qemu-img: qemu-utils'
+        have_command nbdkit || echo 'nbdkit: nbdkit'
+        have_command nbdfuse || echo 'nbdfuse: nbdfuse libnbd-bin'
+        have_command fio || echo 'fio: fio'
         return
     fi
     have_library libfuse3 || echo 'libfuse3: libfuse3-4 libfuse3-3 fuse3'

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, NoReturn
 
-from dmspec.runtime.fuse.export import Export
+from dmspec.runtime.fuse.export import Export, Straight
 from dmspec.runtime.fuse.sizes import KernelSizes
 from dmspec.runtime.fuse.threads import keep_state
 
@@ -62,6 +62,7 @@ class Handle:
 
     name: str
     write: bool
+    straight: Straight | None = None
 
 
 def fail(number: int) -> NoReturn:
@@ -82,6 +83,7 @@ class Files:
         sizes: KernelSizes,
         *,
         passes_short_writes: bool,
+        for_everybody: bool = False,
         on_mounted: Callable[[Any | None], None],
         on_bug: Callable[[BaseException], None],
         on_end: Callable[[], None],
@@ -89,6 +91,7 @@ class Files:
         self._export = export
         self._sizes = sizes
         self._passes_short_writes = passes_short_writes
+        self._folder_mode, self._file_modes = (0o755, (0o666, 0o444)) if for_everybody else (0o700, (0o600, 0o400))
         self._on_mounted = on_mounted
         self._on_bug = on_bug
         self._on_end = on_end
@@ -155,14 +158,14 @@ class Files:
         times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._born_ns)
         owner = {"st_uid": self._owner[0], "st_gid": self._owner[1]}
         if path == "/":
-            return {"st_mode": stat.S_IFDIR | 0o700, "st_nlink": 2, **owner, **times}
+            return {"st_mode": stat.S_IFDIR | self._folder_mode, "st_nlink": 2, **owner, **times}
         name = self._name(path, fh)
         if fh:
             if self._sizes.take_overrun(name):
                 fail(errno.ENOSPC)
             self._sizes.check(name)
         size = self._size(name)
-        mode = stat.S_IFREG | (0o400 if self._is_read_only(name) else 0o600)
+        mode = stat.S_IFREG | self._file_modes[self._is_read_only(name)]
         self._sizes.told(name, size)
         shape = {"st_size": size, "st_blocks": -(-size // 512), "st_blksize": BLOCK_BYTES}
         return {"st_mode": mode, "st_nlink": 1, **shape, **owner, **times}
@@ -189,7 +192,7 @@ class Files:
         with self._opening:
             is_open_elsewhere = any(handle.name == name for handle in self._handles.values())
             number = next(self._numbers)
-            self._handles[number] = Handle(name, write)
+            self._handles[number] = Handle(name, write, self._export.straight(name))
         return number, is_open_elsewhere
 
     def release(self, path: str | None, fh: int) -> int:
@@ -203,6 +206,11 @@ class Files:
             self._closing.discard(fh)
             self._closed.notify_all()
         return 0
+
+    def straight(self, fh: int) -> Straight | None:
+        """Give the quick way of an opening, if it has one."""
+        handle = self._handles.get(fh)
+        return handle.straight if handle is not None else None
 
     def read(self, fh: int, offset: int, buffer: memoryview) -> int:
         return self._export.read(self._handle(fh).name, offset, buffer)

@@ -90,6 +90,10 @@ class Fusepy:
         """Ask libfuse, which knows it per thread and request."""
         return int(self._module._libfuse.fuse_get_context().contents.fuse)
 
+    def device(self, session: int) -> int | None:
+        """Leave it to libfuse 2."""
+        return None
+
     def exit(self, session: int) -> None:
         """Set the flag that each thread looks at after a request."""
         self._module._libfuse.fuse_exit(ctypes.c_void_p(session))

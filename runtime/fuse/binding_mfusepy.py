@@ -21,6 +21,7 @@ ATTRIBUTE_SECONDS = 0.1
 _ATOMIC_O_TRUNC = 1 << 3
 _AUTO_INVAL_DATA = 1 << 12
 _READDIRPLUS = 1 << 13
+_SPLICE = 7 << 7
 _WRITEBACK_CACHE = 1 << 16
 
 
@@ -69,7 +70,7 @@ class Mfusepy:
 
     def configure(self, connection: Any, *, writeback_cache: bool) -> None:
         """Choose the cache, and as many waiting requests as there are threads to hold them."""
-        unwanted = _ATOMIC_O_TRUNC | _AUTO_INVAL_DATA | _READDIRPLUS
+        unwanted = _ATOMIC_O_TRUNC | _AUTO_INVAL_DATA | _READDIRPLUS | _SPLICE
         wanted = _WRITEBACK_CACHE & connection.capable if writeback_cache else 0
         connection.want = connection.want & ~unwanted | wanted
         connection.max_write = REQUEST_BYTES
@@ -79,6 +80,11 @@ class Mfusepy:
     def session(self) -> int:
         """Ask libfuse, which knows it per thread and request."""
         return int(self._module._libfuse.fuse_get_context().contents.fuse)
+
+    def device(self, session: int) -> int | None:
+        """Ask libfuse."""
+        library = self._module._libfuse
+        return int(library.fuse_session_fd(ctypes.c_void_p(library.fuse_get_session(session))))
 
     def exit(self, session: int) -> None:
         """Set the flag that each thread looks at after a request."""

@@ -9,6 +9,21 @@ from collections.abc import Sequence
 from typing import Protocol
 
 
+class Straight(Protocol):
+    """A quick way to one opened device; the buffers are as for `Export`.
+
+    False for an answer: nothing was done that counts, so the long way has to be taken.
+    """
+
+    def read(self, offset: int, buffer: memoryview) -> bool:
+        """Fill all of the buffer without waiting for anything but the bytes."""
+        ...
+
+    def write(self, offset: int, buffer: memoryview) -> bool:
+        """Write all of the buffer without waiting for anything but the bytes."""
+        ...
+
+
 class Export(Protocol):
     """Block devices to be shown as files; every method is called from many threads at once.
 
@@ -34,6 +49,10 @@ class Export(Protocol):
 
     def close(self, name: str, *, write: bool) -> None:
         """Take back an opening; the kernel tells us after the program's close has returned, so it is late."""
+        ...
+
+    def straight(self, name: str) -> Straight | None:
+        """Give the quick way to a device that is open under this name, if there is one."""
         ...
 
     def read(self, name: str, offset: int, buffer: memoryview) -> int:

@@ -40,6 +40,10 @@ class Binding(Protocol):
         """Give the address of libfuse's `struct fuse`; only callbacks may ask."""
         ...
 
+    def device(self, session: int) -> int | None:
+        """Give the descriptor of a session's connection, for `device_loop`; None: that is for the library alone."""
+        ...
+
     def exit(self, session: int) -> None:
         """Make the loop of a session end with the next request."""
         ...

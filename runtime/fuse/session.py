@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from dmspec.runtime.fuse import mounts, threads
 from dmspec.runtime.fuse.adapter import REQUEST_BYTES, Files
+from dmspec.runtime.fuse.device_loop import DeviceLoop
 from dmspec.runtime.fuse.export import Export, MountFailed, MountStuck
 from dmspec.runtime.fuse.helper import Guardian
 from dmspec.runtime.fuse.inbox import Event, Inbox
@@ -62,6 +63,7 @@ def serve(
     on_give_up: Callable[[], None] | None = None,
     grace_seconds: float = 10.0,
     writeback_cache: bool = True,
+    allow_other: bool = False,
 ) -> None:
     """Show the export's devices as files and block until they are unmounted.
 
@@ -76,13 +78,17 @@ def serve(
     False; then each write(2) reaches the export before it returns. `mounts.tune` tells what speaks for that
     where the server is not root or Linux is older than 6.2.
 
+    Only this user can see the files, root included only if that is this user; with `allow_other` every user can,
+    and may read and write them.
+
     An exception other than OSError from the export is a bug: the request gets EIO, the mount ends, and the
     exception is raised here.
     """
     path = mounts.absolute(mountpoint)
     if not Path(path).is_dir():
         raise MountFailed(f"{path} is not a directory")
-    session = _Session(export, path, load_binding(binding), on_ready, on_give_up, grace_seconds, writeback_cache)
+    session = _Session(export, path, load_binding(binding), on_ready, on_give_up, grace_seconds, writeback_cache,
+                       allow_other)
     session.run(single_thread=single_thread, debug=debug)
 
 
@@ -96,6 +102,7 @@ class _Session:
         on_give_up: Callable[[], None] | None,
         grace_seconds: float,
         writeback_cache: bool,
+        allow_other: bool,
     ) -> None:
         self.mountpoint = mountpoint
         self.binding = binding
@@ -106,10 +113,12 @@ class _Session:
             export,
             self.sizes,
             passes_short_writes=binding.passes_short_writes,
+            for_everybody=allow_other,
             on_mounted=self._mounted,
             on_bug=self._bug,
             on_end=self._forget,
         )
+        self._allow_other = allow_other
         self._writeback_cache = writeback_cache and binding.has_writeback_cache
         self._on_ready = on_ready
         self._on_give_up = on_give_up
@@ -118,8 +127,11 @@ class _Session:
         self._bugs: list[BaseException] = []
         self._libfuse: int | None = None
         self._libfuse_lock = threading.Lock()
+        self._device_loop: DeviceLoop | None = None
+        self._single_thread = False
 
     def run(self, *, single_thread: bool, debug: bool) -> None:
+        self._single_thread = single_thread
         options = {
             "foreground": True,
             "nothreads": single_thread,
@@ -128,6 +140,7 @@ class _Session:
             "subtype": _SUBTYPE,
             "nosuid": True,
             "nodev": True,
+            **({"allow_other": True} if self._allow_other else {}),
         }
         loop = threading.Thread(target=self._loop, args=(options,), name="fuse", daemon=True)
         try:
@@ -155,6 +168,8 @@ class _Session:
         except BaseException as problem:  # noqa: BLE001 - raised by run() in the caller's thread
             self._bugs.append(problem)
         finally:
+            if self._device_loop is not None:
+                self._device_loop.finish()
             self.inbox.put(Event.ENDED)
 
     def _mounted(self, connection: Any | None) -> None:
@@ -166,6 +181,9 @@ class _Session:
         if self._entry is None:
             raise MountFailed(f"{self.mountpoint} is not in the mount table")
         self._guardian.watch(self._entry)
+        device = None if self._single_thread else self.binding.device(self._libfuse)
+        if device is not None:
+            self._device_loop = DeviceLoop(self.files, device, self._exit)
         if self._writeback_cache:
             self.sizes.forget_attributes = self._forget_attributes
         self.inbox.put(Event.MOUNTED)

@@ -41,6 +41,7 @@ class Target:
     ``max_write_sectors`` does so for writes only, counted from the device's start;
     ``max_discard_sectors`` for discards, which ``max_io_sectors`` does not cut.
     ``flush_supported``: flushes mean something to it, whatever the devices below are.
+    ``steady``: every read and write of it goes straight, and all are moved by the same distance.
     """
 
     has_end_io: ClassVar[bool] = False
@@ -52,6 +53,7 @@ class Target:
     max_write_sectors: int = 0
     max_discard_sectors: int = 0
     flush_supported: bool = False
+    steady: ClassVar[bool] = False
 
     def __init__(self, table: Table, begin: int, length: int) -> None:
         self.table = table
@@ -68,6 +70,22 @@ class Target:
 
     def map(self, bio: Bio) -> int:
         raise NotImplementedError
+
+    def straight(self, bio: Bio) -> tuple[tuple[BlockDevice, int], ...] | None:
+        """Where a read or write goes whose way on is nothing but that: devices and sectors, all of them for a write.
+
+        ``None``: it has to be mapped, and nothing has been changed.  Otherwise the bio counts as mapped, and its
+        end is told to :meth:`end_io` as any other's.  Who asks is a live mount, with the stack locked; a target
+        answers with its own ``map``, wherever that answers with another place.
+        """
+        del bio
+        return None
+
+    def by_map(self, bio: Bio) -> tuple[tuple[BlockDevice, int], ...]:
+        """The answer of :meth:`straight` for a bio that :meth:`map` is known to remap."""
+        answer = self.map(bio)
+        assert answer == REMAPPED, f"{bio!r} was to go straight"
+        return ((bio.device, bio.sector),)
 
     def end_io(self, bio: Bio, status: int) -> int:
         """A status, or :data:`INCOMPLETE`.  Asked only of a type with ``has_end_io``."""

@@ -19,6 +19,7 @@ class Linear(Target):
 
     num_discard_bios = 1
     discard_zeroes = True
+    steady = True
 
     def construct(self, argv: list[str]) -> Frame | None:
         if len(argv) != 2:
@@ -32,6 +33,9 @@ class Linear(Target):
         bio.device = self.device
         bio.sector += self.shift
         return REMAPPED
+
+    def straight(self, bio: Bio) -> tuple[tuple[BlockDevice, int], ...]:
+        return self.by_map(bio)
 
     def parameters(self) -> str:
         return f"{self.device.number} {self.offset}"

@@ -141,6 +141,21 @@ class Mirror(Target):
         self.aim(bio, leg)
         return REMAPPED
 
+    def straight(self, bio: Bio) -> tuple[tuple[BlockDevice, int], ...] | None:
+        """A read of what is in sync, and a write to a region that is, and that the log has marked or can mark at once.
+
+        Such a write does what the worker would do with it (``sort_writes``, ``write``).
+        """
+        if any(leg.error_count for leg in self.legs):
+            return None
+        if bio.op is Op.READ:
+            return self.by_map(bio) if self.log.in_sync(self.regions.region_of(bio)) else None
+        if self.suspending or self.log_failure or not self.regions.count_at_once(bio):
+            return None
+        bio.hook = self.regions.region_of(bio)
+        distance = bio.first_sector - self.begin
+        return tuple((leg.device, leg.offset + distance) for leg in self.legs)
+
     def end_io(self, bio: Bio, status: int) -> int:
         if bio.op is not Op.READ:
             if bio.hook is not None:

@@ -234,6 +234,15 @@ class Snapshot(Target):
         self.track(bio, chunk)
         return REMAPPED
 
+    def straight(self, bio: Bio) -> tuple[tuple[BlockDevice, int], ...] | None:
+        """Reads, and writes to what has been copied."""
+        if not self.valid or self.invalidating:
+            return None
+        if bio.op is Op.WRITE and (self.overflowed or self.has_too_many_copies
+                                   or bio.sector // self.chunk_sectors not in self.complete):
+            return None
+        return self.by_map(bio)
+
     def _map_discard(self, bio: Bio, chunk: int) -> int:
         """The second clone goes to the origin, behind the back of every snapshot; without a copy, nothing is to do."""
         if bio.number and self.discard_passdown_origin:

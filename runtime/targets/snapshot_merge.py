@@ -120,6 +120,10 @@ class SnapshotMerge(Snapshot):
         bio.device = self.origin
         return write_origin(self.stack, self.origin, bio, limited=False) if writing else REMAPPED
 
+    def straight(self, bio: Bio) -> tuple[tuple[BlockDevice, int], ...] | None:
+        """Reads only: a write may have to wait for the range that is being merged."""
+        return self.by_map(bio) if bio.op is Op.READ else None
+
     # The loop
 
     def stop(self) -> Frame:

@@ -134,6 +134,18 @@ def write_origin(stack: Stack, origin: BlockDevice, bio: Bio, *, limited: bool) 
     return SUBMITTED if queued else REMAPPED
 
 
+def all_have(stack: Stack, origin: BlockDevice, bio: Bio) -> bool:
+    """Whether every snapshot has what a bio is about to overwrite, so that :func:`write_origin` lets it pass."""
+    for snapshot in snapshots_of(stack).of(origin):
+        if snapshot.has_too_many_copies:
+            return False
+        if _wants_copy(snapshot, bio.sector):
+            chunk = bio.sector // snapshot.chunk_sectors
+            if snapshot.invalidating or chunk in snapshot.pending or chunk not in snapshot.complete:
+                return False
+    return True
+
+
 def _wants_copy(snapshot: Snapshot, sector: int) -> bool:
     """Whether a snapshot takes part at all; a merging one has in effect been deleted."""
     return not snapshot.merging and sector < snapshot.table.sectors and snapshot.valid and snapshot.active
@@ -180,6 +192,11 @@ class SnapshotOrigin(Target):
         if bio.op is not Op.WRITE:
             return REMAPPED
         return write_origin(self.stack, self.device, bio, limited=True)
+
+    def straight(self, bio: Bio) -> tuple[tuple[BlockDevice, int], ...] | None:
+        if bio.op is Op.WRITE and not all_have(self.stack, self.device, bio):
+            return None
+        return self.by_map(bio)
 
     def resume(self) -> Frame | None:
         """Writes are cut at the smallest chunk that there is now; a snapshot made later is not noticed."""

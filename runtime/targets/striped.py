@@ -74,6 +74,9 @@ class Striped(Target):
         bio.sector = self.stripes[stripe][1] + sector
         return REMAPPED
 
+    def straight(self, bio: Bio) -> tuple[tuple[BlockDevice, int], ...]:
+        return self.by_map(bio)
+
     def _place(self, offset: int) -> tuple[int, int]:
         chunk, within = divmod(offset, self.chunk_sectors)
         row, stripe = divmod(chunk, len(self.stripes))

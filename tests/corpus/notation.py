@@ -12,8 +12,8 @@ made of it, one fact a line:
 | `log` | a line of the kernel's log: level, text |
 
 `commands.txt`: a line with ``$`` is a call of dmsetup (``<<<`` gives its standard input, with \\n and \\t), or ``open
-NAME`` and ``close NAME``, which hold a device open.  Below it are ``1|`` lines of stdout, ``2|`` of stderr, ``k|`` of the
-kernel's log, and ``= `` the exit status.  A section begins with ``##``, on a machine without any device.
+NAME`` and ``close NAME``, which hold a device open.  Below it are ``1|`` lines of stdout, ``2|`` of stderr, ``k|`` of
+the kernel's log, and ``= `` the exit status.  A section begins with ``##``, on a machine without any device.
 
 Both: ``#`` is a remark, and stays where it is when a file is recorded anew.
 """

@@ -15,7 +15,7 @@ from dmspec.runtime.bio import Bio, Op
 from dmspec.runtime.errors import DmspecError, InternalError
 from dmspec.runtime.live import Abandoned, LiveEngine
 from dmspec.runtime.server import MountServer
-from dmspec.runtime.targets.linear import Linear
+from dmspec.runtime.targets.striped import Striped
 from dmspec.runtime.task import Frame, Latch, Outcome, Task, Wait
 
 from .conftest import BINDINGS, KIB, InThread, Mount, command, direct, fails_with, plan_of, statements, until
@@ -272,21 +272,21 @@ def test_the_end_takes_processes_with_it() -> None:
 def test_our_mistake_ends_the_mount_and_says_so(
     mount: Mount, binding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A linear target that cannot map what lies at 1 MiB."""
-    assert Linear.map is not None
+    """A striped target that cannot map what lies at 1 MiB."""
+    assert Striped.map is not None
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if 'mount' in sys.argv:\n"
-        "    from dmspec.runtime.targets.linear import Linear\n"
-        "    good = Linear.map\n"
+        "    from dmspec.runtime.targets.striped import Striped\n"
+        "    good = Striped.map\n"
         "    def bad(self, bio):\n"
         "        if bio.sector == 2048:\n"
         "            raise ZeroDivisionError('a mistake of ours')\n"
         "        return good(self, bio)\n"
-        "    Linear.map = bad\n")
+        "    Striped.map = bad\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    stack = mount("disk pv1 4MiB\ndisk pv2 4MiB\ndevice a { linear pv1 }\ndevice b { linear pv2 }\n", binding,
-                  foreground=True)
+    stack = mount("disk pv1 4MiB\ndisk pv2 4MiB\ndevice a { striped pv1 chunk=1MiB }\ndevice b { linear pv2 }\n",
+                  binding, foreground=True)
     stack.ok("suspend b")
     waiting = InThread(direct, stack.device("b"), b"x" * 4096, 0)
     until(lambda: stack.devices()["b"]["open"], "the write to wait")

@@ -296,9 +296,9 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         os.seteuid(65534)
     try:
         with pytest.raises(StoreError, match=r"disk\.img: Permission denied"):
-            open_file("disk.img", 1)
+            open_file(Path(), ["disk.img"], 1)
         with pytest.raises(StoreError, match=r"new\.img: Permission denied" if root else ""):
-            open_file("new.img" if root else "disk.img", 1)
+            open_file(Path(), ["new.img" if root else "disk.img"], 1)
     finally:
         if root:
             os.seteuid(0)

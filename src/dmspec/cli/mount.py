@@ -17,6 +17,7 @@ from dmspec.cli.output import EXIT_CHECK_FAILED, EXIT_INTERNAL, EXIT_MACHINE, EX
 if TYPE_CHECKING:
     from dmspec.runtime import wire
     from dmspec.runtime.plan import Plan
+    from dmspec.runtime.server import MountServer
 
 
 @click.command("mount")
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
               help="Append what such processes do to this file.")
 @click.option("--watchdog", metavar="SECONDS", type=click.FloatRange(min=0.1), default=None,
               help="Say in the log who waits for whom when nothing has moved for so long, and somebody waits.")
+@click.option("--allow-path", "allowed", metavar="DIR", type=click.Path(exists=True, file_okay=False), multiple=True,
+              help="Let disks of FILE lie in DIR or below too, not only beside FILE; may be given again.")
+@click.option("--allow-other", is_flag=True, help="Let every user of this machine read and write the devices.")
 @click.option("--foreground", is_flag=True, help="Stay until unmounted, by `umount`, Ctrl-C or SIGTERM.")
 @click.option("--quiet", is_flag=True, help="Say nothing when it is there.")
 def command(file: str, directory: str, store: str | None, binding: str, *, show_disks: str | None,
-            names: tuple[str, ...], log_path: str | None, watchdog: float | None, foreground: bool,
-            quiet: bool) -> int:
+            names: tuple[str, ...], log_path: str | None, watchdog: float | None, allowed: tuple[str, ...],
+            allow_other: bool, foreground: bool, quiet: bool) -> int:
     """Show the devices of FILE as files in DIR, for dd, mkfs, fsck and losetup.
 
     The processes and scenarios of FILE do not run, but for those of --run; `dmspec do DIR "..."` does things to
@@ -54,12 +58,13 @@ def command(file: str, directory: str, store: str | None, binding: str, *, show_
     if binding == "auto" and choice.binding is None:
         die(EXIT_MACHINE, f"{choice.unavailable()}\n`dmspec doctor` says more")
     mountpoint = Path(directory).resolve()
-    store_folder = Path(store).resolve() if store else None
+    store_folder = Path.cwd() / store if store else None
     beside = Beside(plan, names, log_path, watchdog, foreground=foreground)
+    folders = [Path.cwd() / folder for folder in allowed]
 
     def serve(tell: Callable[[], None]) -> None:
-        _serve(plan, mountpoint, tell, Path(file).resolve().parent, store_folder, binding,
-               show_disks or "", beside)
+        server = _server(plan, Path(file).resolve().parent, store_folder, show_disks or "", folders)
+        _serve(server, mountpoint, tell, binding, beside, allow_other=allow_other)
 
     def ready() -> None:
         if not quiet:
@@ -92,7 +97,7 @@ def _lock(mountpoint: Path, store: Path | None) -> "wire.Lock":
     try:
         if any(mountpoint.iterdir()):
             problem = "not empty; what is in it would be hidden by the mount"
-        elif store is not None and store.is_relative_to(mountpoint):
+        elif store is not None and store.resolve().is_relative_to(mountpoint):
             problem = "the store cannot be inside the mountpoint"
     except OSError as error:
         problem = str(error.strerror)
@@ -102,25 +107,38 @@ def _lock(mountpoint: Path, store: Path | None) -> "wire.Lock":
     return lock
 
 
-def _serve(plan: "Plan", mountpoint: Path, ready: Callable[[], None], spec_folder: Path, store: Path | None,
-           binding: str, show_disks: str, beside: "Beside") -> None:
-    """Bring the stack up, mount it, and take it down at the end; known failures leave as `Failure`."""
+def _server(plan: "Plan", spec_folder: Path, store: Path | None, show_disks: str,
+            allowed: list[Path]) -> "MountServer":
+    """Bring the stack up."""
     from dmspec.runtime.errors import DmspecError, InternalError
-    from dmspec.runtime.fuse import FuseUnavailable, MountFailed
-    from dmspec.runtime.server import GAVE_UP, MountServer
+    from dmspec.runtime.server import MountServer
 
     try:
-        server = MountServer(plan, spec_folder=spec_folder, store=store, show_disks=show_disks)
-        was_ready = False
+        return MountServer(plan, spec_folder=spec_folder, store=store, show_disks=show_disks, allowed=allowed)
+    except InternalError:
+        raise
+    except DmspecError as error:
+        die(EXIT_USAGE, str(error))
 
-        def now_ready() -> None:
-            nonlocal was_ready
-            was_ready = True
-            beside.begin(server)
-            ready()
 
+def _serve(server: "MountServer", mountpoint: Path, ready: Callable[[], None], binding: str, beside: "Beside", *,
+           allow_other: bool) -> None:
+    """Mount the stack, and take it down at the end; known failures leave as `Failure`."""
+    from dmspec.runtime.errors import DmspecError, InternalError
+    from dmspec.runtime.fuse import FuseUnavailable, MountFailed
+    from dmspec.runtime.server import GAVE_UP
+
+    was_ready = False
+
+    def now_ready() -> None:
+        nonlocal was_ready
+        was_ready = True
+        beside.begin(server)
+        ready()
+
+    try:
         try:
-            server.serve(mountpoint, binding=binding, on_ready=now_ready)
+            server.serve(mountpoint, binding=binding, allow_other=allow_other, on_ready=now_ready)
         finally:
             beside.end()
             server.close(undo=not was_ready)

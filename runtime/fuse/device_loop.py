@@ -1,0 +1,238 @@
+"""Serves /dev/fuse itself for reads and writes, and leaves all else to libfuse.
+
+libfuse hands every request to whichever of its threads woke first, so a stream of requests finds no thread's memory
+warm, and each passes through a C callback into Python.  Here one thread, the leader, reads requests off the device,
+moves the bytes of those that go straight (`export.Straight`) in its own memory, answers, and reads on; no other thread
+takes part.  A read or write that may have to wait takes the ordinary path in that same thread, after it has made
+another one the leader.
+
+Every other request goes to libfuse as it came.  libfuse's own descriptor is turned into one end of a socket for that
+(nothing in its interface is needed, so no version of it matters), and what it answers is passed on to the device.
+
+The numbers are those of the kernel's include/uapi/linux/fuse.h.
+"""
+
+import contextlib
+import errno
+import mmap
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from time import perf_counter
+
+from dmspec.runtime.fuse.adapter import IDLE_THREADS, REQUEST_BYTES, Files
+
+_IN_HEADER = struct.Struct("=IIQQIIII")
+_TRANSFER = struct.Struct("=IIQQIIIIQQII")  # the header, then fuse_read_in or fuse_write_in as far as we look at it
+_OUT_HEADER = struct.Struct("=IiQ")
+_WRITE_OUT = struct.Struct("=IiQII")
+_HEAD_BYTES = 80
+_FORGET, _READ, _WRITE, _INTERRUPT = 2, 15, 16, 36
+_FROM_PAGE_CACHE = 1
+_MESSAGE_BYTES = 1 << 18
+_ENDED = (errno.ENODEV, errno.ECONNABORTED, errno.EBADF)
+
+# How long the leader asks the device again and again before it sleeps: waking up costs more than most requests.
+SPIN_SECONDS = 50e-6
+
+# Nobody waits for one write-back, only for all of them, so large ones are worth a second thread.
+SHARED_BYTES = 262144
+
+
+class DeviceLoop:
+    """Takes libfuse's place at a mounted connection; `on_end` is called once, when the connection has ended."""
+
+    def __init__(self, files: Files, libfuse_fd: int, on_end: Callable[[], None]) -> None:
+        self._files = files
+        self._libfuse_fd = libfuse_fd
+        self._on_end = on_end
+        self._device = os.dup(libfuse_fd)
+        os.set_blocking(self._device, False)
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MESSAGE_BYTES)
+        os.dup2(theirs.fileno(), libfuse_fd, inheritable=False)
+        theirs.close()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._leading = threading.Lock()
+        self._idle = 0
+        self._count = threading.Lock()
+        self._workers: set[threading.Thread] = set()
+        self._closing = False
+        threading.Thread(target=self._pass_answers, name="fuse-answers", daemon=True).start()
+        self._add_worker()
+
+    def finish(self) -> None:
+        """Return when no thread works on a request any more; libfuse's loop must have ended."""
+        self._closing = True
+        os.eventfd_write(self._wake, 1)
+        while True:
+            with self._count:
+                worker = next(iter(self._workers), None)
+            if worker is None:
+                break
+            worker.join()
+        self._ours.close()
+        os.close(self._device)
+        os.close(self._wake)
+
+    def _add_worker(self) -> None:
+        worker = threading.Thread(target=self._work, name="fuse-device", daemon=True)
+        with self._count:
+            self._workers.add(worker)
+        worker.start()
+
+    def _work(self) -> None:
+        try:
+            memory = mmap.mmap(-1, REQUEST_BYTES + mmap.PAGESIZE)
+            request = _Request(self, memoryview(memory))
+            while not self._closing:
+                with self._count:
+                    self._idle += 1
+                self._leading.acquire()
+                with self._count:
+                    self._idle -= 1
+                request.lead()
+                with self._count:
+                    if self._idle >= IDLE_THREADS:
+                        return
+        finally:
+            with self._count:
+                self._workers.discard(threading.current_thread())
+
+    def hand_over(self) -> None:
+        """Make another thread the leader, one that waits for it or a new one."""
+        with self._count:
+            alone = not self._idle
+        self._leading.release()
+        if alone:
+            self._add_worker()
+
+    def wait(self) -> None:
+        """Sleep until there is a request, or the end."""
+        poll = select.poll()
+        poll.register(self._device, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        poll.poll()
+
+    def end(self) -> None:
+        """The connection has ended: give libfuse its descriptor back, and a request to wake up by."""
+        if self._closing:
+            return
+        self._closing = True
+        os.dup2(self._device, self._libfuse_fd, inheritable=False)
+        self._on_end()
+        with contextlib.suppress(OSError):
+            self._ours.send(_IN_HEADER.pack(48, _FORGET, 0, 1, 0, 0, 0, 0) + bytes(8))
+
+    def _pass_answers(self) -> None:
+        with contextlib.suppress(OSError):
+            while answer := self._ours.recv(_MESSAGE_BYTES):
+                self.answer(answer)
+
+    def answer(self, *parts: bytes | bytearray | memoryview) -> None:
+        """Answer a request; who asked may have gone."""
+        with contextlib.suppress(OSError):
+            os.writev(self._device, parts)
+
+
+class _Request:
+    """A worker's memory, and the request that is in it."""
+
+    def __init__(self, loop: DeviceLoop, data: memoryview) -> None:
+        self.loop = loop
+        self.leading = False
+        self.head = bytearray(_HEAD_BYTES)
+        self.data = data
+        self.parts = (self.head, data)
+        self.out = bytearray(_WRITE_OUT.size)
+        self.files = loop._files
+        self.device = loop._device
+        self.spin_until = 0.0
+
+    def lead(self) -> None:
+        """Take requests until another thread is the leader, or the connection has ended."""
+        self.leading = True
+        try:
+            while self.leading and not self.loop._closing:
+                self.next()
+        finally:
+            if self.leading:
+                self.loop._leading.release()
+
+    def next(self) -> None:
+        """Take the next request and answer it."""
+        try:
+            length = os.readv(self.device, self.parts)
+        except BlockingIOError:
+            if perf_counter() > self.spin_until:
+                self.loop.wait()
+            return
+        except OSError as problem:
+            if problem.errno in _ENDED:
+                self.loop.end()
+            return
+        _, opcode, unique, _, _, _, _, _, handle, offset, size, flags = _TRANSFER.unpack_from(self.head)
+        if opcode == _WRITE:
+            self.write(unique, handle, offset, size, bool(flags & _FROM_PAGE_CACHE))
+        elif opcode == _READ:
+            self.read(unique, handle, offset, size)
+        elif opcode == _INTERRUPT:
+            self.fail(unique, errno.ENOSYS)
+            return
+        else:
+            self.pass_on(length)
+            return
+        self.spin_until = perf_counter() + SPIN_SECONDS
+
+    def pass_on(self, length: int) -> None:
+        """Let libfuse do it."""
+        message = (memoryview(self.head)[:length], self.data[:max(length - _HEAD_BYTES, 0)])
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.loop._ours.sendmsg(message)
+
+    def read(self, unique: int, handle: int, offset: int, size: int) -> None:
+        buffer = self.data[:size]
+        try:
+            straight = self.files.straight(handle)
+            if straight is None or not straight.read(offset, buffer):
+                self.wait_for_it()
+                size = self.files.read(handle, offset, buffer)
+        except OSError as problem:
+            self.fail(unique, problem.errno or errno.EIO)
+        except BaseException as problem:  # noqa: BLE001 - it goes on to serve(), which raises it after unmounting
+            self.files._bug(problem)
+            self.fail(unique, errno.EIO)
+        else:
+            _OUT_HEADER.pack_into(self.out, 0, _OUT_HEADER.size + size, 0, unique)
+            self.loop.answer(memoryview(self.out)[:_OUT_HEADER.size], self.data[:size])
+
+    def write(self, unique: int, handle: int, offset: int, size: int, from_page_cache: bool) -> None:
+        buffer = self.data[:size]
+        if from_page_cache and size >= SHARED_BYTES:
+            self.wait_for_it()
+        try:
+            straight = self.files.straight(handle)
+            if straight is None or not straight.write(offset, buffer):
+                self.wait_for_it()
+                size = self.files.write(handle, offset, buffer, from_page_cache=from_page_cache)
+        except OSError as problem:
+            self.fail(unique, problem.errno or errno.EIO)
+        except BaseException as problem:  # noqa: BLE001 - it goes on to serve(), which raises it after unmounting
+            self.files._bug(problem)
+            self.fail(unique, errno.EIO)
+        else:
+            _WRITE_OUT.pack_into(self.out, 0, _WRITE_OUT.size, 0, unique, size, 0)
+            self.loop.answer(self.out)
+
+    def fail(self, unique: int, number: int) -> None:
+        self.loop.answer(_OUT_HEADER.pack(_OUT_HEADER.size, -number, unique))
+
+    def wait_for_it(self) -> None:
+        """Let another thread lead meanwhile, since the present request may take long."""
+        if self.leading:
+            self.leading = False
+            self.loop.hand_over()
