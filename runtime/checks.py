@@ -31,9 +31,13 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """One check of one run.  ``remark`` says what could not be judged."""
+    """One check of one run.  ``remark`` says what could not be judged.
+
+    ``reads_devices``: it looks at what devices hold while the run goes on, through whatever is wrong with disks.
+    """
 
     judges_steps = False
+    reads_devices = False
 
     def __init__(self, args: dict[str, Any]) -> None:
         self.args = args
@@ -177,6 +181,8 @@ class Frozen(Watch):
 
     What processes wrote to the device itself since then is left out.
     """
+
+    reads_devices = True
 
     def __init__(self, args: dict[str, Any]) -> None:
         super().__init__(args)

@@ -58,6 +58,7 @@ class ModelAgrees(Watch):
     """See the module.  ``volumes`` by device name, ``taken`` snapshots by the number of their COW device."""
 
     judges_steps = True
+    reads_devices = True
 
     def __init__(self, args: dict[str, Any]) -> None:
         super().__init__(args)

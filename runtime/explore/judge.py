@@ -11,7 +11,10 @@ from .search import Exploration
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``word`` is holds, violated, as expected, reached, never, or unknown (the search was not complete)."""
+    """``word`` is holds, violated, as expected, reached, never, or unknown (the search was not complete).
+
+    ``steps`` is the length of the way to the violation, ``shortest`` whether none is shorter.
+    """
 
     mode: str
     name: str
@@ -22,6 +25,7 @@ class Verdict:
     violation_expected: bool
     text: str
     steps: int | None
+    shortest: bool
     line: int
 
 
@@ -44,10 +48,10 @@ def _judge(check: plans.Check, scenario: plans.Scenario, exploration: Exploratio
         word, ok = ("as expected", True) if expected else ("violated", False)
         text, steps = finding.text, len(finding.path)
     elif not exploration.complete:
-        word, ok, text = "unknown", False, "no violation seen so far"
+        word, ok, text = "unknown", exploration.drawn and not expected, "no violation seen so far"
     elif expected:
         word, ok, text = "holds", False, "a violation was expected, and no run has one"
     else:
         word, ok = "holds", True
     return Verdict(check.mode, check.name, check_words(check), word, ok, finding is not None, expected, text, steps,
-                   check.line)
+                   finding is not None and finding.shortest, check.line)

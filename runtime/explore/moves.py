@@ -2,6 +2,12 @@
 
 A move is plain data: its kind and a number.  Tasks are counted in the order of
 :func:`~.state.in_order`, so a move means the same for every run that is in the same state.
+
+**Faults strike late.**  A fault that nothing can feel but its disk's I/O commutes with every other step.  So of all
+the points at which it may strike between two such I/Os one is enough, the last; there all tasks together without the
+fault are a persistent set of the state (Godefroid, Partial-Order Methods, 1996), which loses no state at rest, no
+violation, and no shortest way to one.  Where a process asks whether a disk has failed, that is felt as well; where a
+check looks into devices while the run goes on, or several faults can strike, every point is taken.
 """
 
 from __future__ import annotations
@@ -9,7 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import plan as plans
+from ..block import DiskIo
+from ..process import ProcessTask
+from ..registry import OPERATIONS
 from ..runner import Running
+from ..task import Task
 from ..trace import Schedule
 from ..world import World
 from .state import in_order
@@ -39,8 +49,16 @@ class ExploredRun(Running):
         self.planned = None
         self.armed = [armed for armed in self.armed if "step" in armed.fault.at]
         self.faults_left = [fault.most if "any" in fault.at else 0 for fault in scenario.faults]
+        self.may_be_late = self._may_be_late()
         self.last = ""
         self.preemptions = 0
+
+    def _may_be_late(self) -> bool:
+        """Whether nothing here feels a fault at once: see the module."""
+        awaited = any(instr.op == "await" and instr.args["condition"] == "failed"
+                      for name in self.scenario.run for instr in self.world.plan.process(name).code)
+        return not awaited and not any(one.watch.reads_devices for one in self.watching) and all(
+            OPERATIONS[fault.kind].felt_in_io for fault in self.scenario.faults if "any" in fault.at)
 
 
 class Steering:
@@ -64,13 +82,29 @@ class Steering:
         return self.answers[at] if at < len(self.answers) else 0
 
 
-def moves_of(run: ExploredRun) -> list[Move]:
-    """All moves of a state, inner choices not yet spread."""
+def moves_of(run: ExploredRun, *, late: bool = True) -> list[Move]:
+    """The moves of a state, inner choices not yet spread; without ``late`` faults strike everywhere."""
     moves = [Move("task", number) for number in range(len(run.engine.runnable))]
+    faults = [Move("fault", index) for index, left in enumerate(run.faults_left) if left]
+    if late and moves and len(faults) == 1 and run.may_be_late:
+        disk = run.scenario.faults[faults[0].number].args["disk"]
+        if not any(_feels(task, disk) for task in run.engine.runnable):
+            return moves
     if not moves and run.engine.timers:
         moves.append(Move("task", 0))
-    moves += [Move("fault", index) for index, left in enumerate(run.faults_left) if left]
-    return moves
+    return moves + faults
+
+
+def _feels(task: Task, disk: str) -> bool:
+    """Whether a task's next step may depend on what is wrong with a disk."""
+    if isinstance(task, DiskIo):
+        return task.disk.name == disk
+    if not isinstance(task, ProcessTask) or not task.frames:
+        return False
+    instr = task.code[task.pc]
+    operation = OPERATIONS.get(instr.op)
+    return task.frames[0].at == "start" or (operation is not None and operation.is_fault) \
+        or instr.args.get("condition") == "failed"
 
 
 def interrupts(run: ExploredRun, move: Move) -> bool:

@@ -18,8 +18,10 @@ from .state import in_order
 if TYPE_CHECKING:
     from .search import Explorer
 
-DRAWN_STEPS: Final = 12_000
-SHORTENING_STEPS: Final = 10_000
+# At least so many steps are drawn, and more, for as long as a violation that the spec expects has not been found.
+LEAST_STEPS: Final = 3_000
+MOST_STEPS: Final = 30_000
+SHORTENING_STEPS: Final = 6_000
 _LONGEST: Final = 1_000
 
 # Who moves, in words that mean the same in another run: a fault's number, or a task's name with its I/O.
@@ -63,14 +65,15 @@ class Quick:
         self.reached: set[str] = set()
         self.steps = 0
 
-    def look(self, steps: int = DRAWN_STEPS, shortening: int = SHORTENING_STEPS) -> None:
+    def look(self) -> None:
         """Draw runs, then shorten what was found."""
+        wanted = set(self.explorer.scenario.violations)
         seed = 0
-        while self.steps < steps:
+        while self.steps < LEAST_STEPS or (not wanted <= set(self.found) and self.steps < MOST_STEPS):
             self._draw(Drawn(seed))
             seed += 1
         for check in list(self.found):
-            self._shorten(check, self.steps + shortening // len(self.found))
+            self._shorten(check, self.steps + SHORTENING_STEPS // len(self.found))
 
     def _draw(self, drawn: Drawn) -> None:
         run: ExploredRun = self.explorer.codec.thaw(self.first)

@@ -116,7 +116,10 @@ class Progress:
 
 @dataclass
 class Exploration:
-    """What came of it.  ``complete``: every state within the bounds has been looked at."""
+    """What came of it.
+
+    ``complete``: every state within the bounds has been looked at.  ``drawn``: none was, only runs were drawn.
+    """
 
     scenario: str
     complete: bool
@@ -124,6 +127,7 @@ class Exploration:
     progress: Progress
     findings: dict[str, Finding] = field(default_factory=dict)
     reached: dict[str, bool] = field(default_factory=dict)
+    drawn: bool = False
 
 
 class Graph:
@@ -211,7 +215,8 @@ class Explorer:
 
     def run(self, keep_going: Callable[[Progress], bool] = lambda _progress: True) -> Exploration:
         """Look at every state."""
-        self.look_quickly()
+        if self.quick:
+            self._look_quickly()
         first = self.begin()
         self._judge(first, None)
         state = self.codec.freeze(first)
@@ -239,10 +244,13 @@ class Explorer:
             self.progress.states = len(self.store)
             return self.result
 
-    def look_quickly(self) -> None:
-        """Find by drawing what can be found so; the search begins with that."""
-        if not self.quick:
-            return
+    def look_quickly(self) -> Exploration:
+        """Find by drawing what can be found so, and nothing more."""
+        self._look_quickly()
+        self.result.complete, self.result.drawn, self.result.stopped = False, True, "a quick look"
+        return self.result
+
+    def _look_quickly(self) -> None:
         quick = Quick(self)
         quick.look()
         self.progress.quick_steps = quick.steps

@@ -27,7 +27,8 @@ class OperationType:
     ``perform`` does it: it answers with a frame that does it and ends with a value, or with the value
     at once.  A negative value is an errno; a :class:`~dmspec.runtime.errors.DmError` that ``perform``
     raises means the same.  ``violates`` names the check that is violated when it fails outside of
-    ``expect error``.
+    ``expect error``.  ``felt_in_io``: a fault of which nothing tells but its disk's I/O and the condition
+    ``failed``.
     """
 
     name: str
@@ -36,6 +37,7 @@ class OperationType:
     perform: Perform
     is_fault: bool = False
     violates: str = NO_ERROR
+    felt_in_io: bool = False
 
     def words(self, args: dict[str, Any]) -> str:
         """The operation as a spec would write it, for the trace."""

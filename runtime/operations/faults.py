@@ -139,7 +139,8 @@ FAULT_OPERATIONS: Final = (
     OperationType("fail", signature(
         pos("disk", Kind.DISK), _WHAT, opt("error", Kind.ERRNO, "EIO"), opt("range", Kind.RANGE),
         opt("after", Kind.COUNT, 0), opt("times", Kind.COUNT),
-    ), "Answer I/O with an error from now on; after so many good ones; so many times.", _fail, is_fault=True),
+    ), "Answer I/O with an error from now on; after so many good ones; so many times.", _fail, is_fault=True,
+        felt_in_io=True),
     OperationType("heal", signature(pos("disk", Kind.DISK)), "End every fault of the disk.", _heal, is_fault=True),
     OperationType("delay", signature(pos("disk", Kind.DISK), pos("time", Kind.DURATION), _WHAT),
                   "Answer I/O later from now on.", _delay, is_fault=True),
@@ -150,15 +151,19 @@ FAULT_OPERATIONS: Final = (
     ), "Flip bits at rest.", _corrupt, is_fault=True),
     OperationType("tear", signature(
         pos("disk", Kind.DISK), flag("next-write"), opt("keep", Kind.SIZE, 512),
-    ), "Only a part of the next write arrives, and nobody is told.", _tear, is_fault=True),
+    ), "Only a part of the next write arrives, and nobody is told.", _tear, is_fault=True,
+        felt_in_io=True),
     OperationType("lose-write", signature(pos("disk", Kind.DISK)),
-                  "The next write is acknowledged and not done.", _lose_write, is_fault=True),
+                  "The next write is acknowledged and not done.", _lose_write, is_fault=True,
+        felt_in_io=True),
     OperationType("lose-flush", signature(pos("disk", Kind.DISK)),
-                  "The next flush is acknowledged and not done.", _lose_flush, is_fault=True),
+                  "The next flush is acknowledged and not done.", _lose_flush, is_fault=True,
+        felt_in_io=True),
     OperationType("misdirect", signature(
         pos("disk", Kind.DISK), pos("what", Kind.WORD, default="writes", choices=("reads", "writes")),
         opt("by", Kind.SIZE, 4096),
-    ), "The next write (or read) goes elsewhere, and nobody is told.", _misdirect, is_fault=True),
+    ), "The next write (or read) goes elsewhere, and nobody is told.", _misdirect, is_fault=True,
+        felt_in_io=True),
     OperationType("power-cut", signature(opt("keep", Kind.WORD, "any", choices=("any", *KEEPS))),
                   "All disks lose some of what was not flushed; then the machine boots.", _power_cut, is_fault=True),
 )

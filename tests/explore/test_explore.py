@@ -63,7 +63,7 @@ def brute_force(plan: Plan, most: int = 40_000) -> tuple[set[bytes], dict[str, i
         if others:
             todo += [[*path[:-1], other] for other in others]
         note(run, len(path), shortest)
-        moves = moves_of(run)
+        moves = moves_of(run, late=False)
         if not any(move.kind == "task" for move in moves):
             run.come_to_rest()
             note(run, len(path), shortest)

@@ -26,13 +26,13 @@ ALL = [(path.stem, one.name) for path in sorted(HISTORY.glob("*.dms")) for one i
 
 @pytest.mark.parametrize(("name", "scenario"), ALL)
 def test_a_bug_is_found_and_its_fix_holds(name: str, scenario: str) -> None:
-    """To the end of the space where it holds; where it does not, to the first violation of every check expected."""
+    """To the end of the space where it holds; where it does not, to the first violations that are expected."""
     plan = load(name)
     expected = scenario_of(plan, scenario).violations
     found = Explorer(plan, scenario, stop_when_all_found=bool(expected)).run()
     assert found.complete or expected, found.stopped
     assert set(expected) == set(found.findings), found.progress
-    assert all(one.ok for one in judge(scenario_of(plan, scenario), found))
+    assert all(one.ok or (expected and one.word == "unknown") for one in judge(scenario_of(plan, scenario), found))
 
 
 def test_every_bug_has_a_scenario_without_it() -> None:

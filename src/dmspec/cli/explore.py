@@ -3,9 +3,10 @@
 The JSON has this shape (dmspec_explore, version 1): `file`, `ok`, and `scenarios`, a list of
 
 * `name`, `title`, `ok`, `complete` (every state was looked at), `stopped` (why it was not);
-* `states`, `transitions`, `depth`, `ends` (states in which nothing can move), `seconds`;
+* `states`, `transitions`, `depth`, `ends` (states in which nothing can move), `quick_steps` (of the quick look that
+  comes first), `seconds`;
 * `checks`: each with `words`, `name`, `mode`, `ok`, `violated`, `violation_expected`, `text`, `steps` (the
-  length of the shortest way to the violation), `first_seen` (how a quick look met it first, if it did);
+  length of the shortest way to the violation so far), `shortest` (it is proved that none is shorter);
 * `counterexamples`: each with `check`, `text`, `steps` (number, mover, events, state), `edges`, `cycle`.
 """
 
@@ -35,15 +36,18 @@ EXPLORE_SHAPE_VERSION = 1
               help="Stop after so many states; the result then says that it is partial.")
 @click.option("--preemptions", type=click.IntRange(0), metavar="N",
               help="Only runs in which a task that could go on is interrupted at most N times.")
-@click.option("--first", is_flag=True, help="Stop at the first violation of every check.")
+@click.option("--first", is_flag=True,
+              help="Stop when every expected violation has been seen; where none is expected, when every check is "
+                   "violated.")
 @click.option("--trace", "trace_path", type=click.Path(), metavar="OUT",
               help="Keep the shortest violation, for `dmspec replay`.")
 @click.option("--mermaid", "mermaid_path", type=click.Path(), metavar="OUT",
               help="Draw the shortest violation as a Mermaid sequence diagram.")
 @click.option("--report", "report_path", type=click.Path(), metavar="OUT.html",
               help="Write all of it as one self-contained page, to step through.")
-@click.option("--strategy", type=click.Choice(["exhaustive", "random", "pct"]), default="exhaustive",
-              show_default=True, help="Look at every state, or draw runs where those are too many.")
+@click.option("--strategy", type=click.Choice(["exhaustive", "quick", "random", "pct"]), default="exhaustive",
+              show_default=True, help="Look at every state; or only take the quick look with which that begins; or "
+                                      "draw as many runs as you like.")
 @click.option("--runs", type=click.IntRange(min=1), default=1_000, show_default=True, metavar="N",
               help="How many runs to draw.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
@@ -59,7 +63,7 @@ def command(file: str, scenario: str | None, most_states: int, preemptions: int 
 
     The verdict on each check is exact within the bounds: a violation comes with the shortest way to it, and
     "holds" means that every state was looked at. Ctrl-C ends the search and shows what it has found so far.
-    With --strategy random or pct runs are drawn instead, which proves nothing but gets far.
+    With --strategy quick, random or pct runs are drawn instead, which proves nothing but gets far.
     """
     from dmspec.cli.plans import load_plan, pick_scenarios
     from dmspec.runtime.build import BuildError
@@ -68,7 +72,7 @@ def command(file: str, scenario: str | None, most_states: int, preemptions: int 
 
     plan = load_plan(file)
     names = pick_scenarios(plan, file, scenario)
-    if strategy != "exhaustive":
+    if strategy in ("random", "pct"):
         from dmspec.cli.sampling import sample
 
         if mermaid_path is not None or report_path is not None:
@@ -83,7 +87,7 @@ def command(file: str, scenario: str | None, most_states: int, preemptions: int 
     for name in names:
         begun = time.perf_counter()
         try:
-            exploration = _explore(plan, name, most_states, preemptions, first=first)
+            exploration = _explore(plan, name, most_states, preemptions, first=first, only_quick=strategy == "quick")
         except BuildError as error:
             die(EXIT_USAGE, f"{file}: {error}")
         seconds = time.perf_counter() - begun
@@ -106,11 +110,15 @@ def command(file: str, scenario: str | None, most_states: int, preemptions: int 
     return EXIT_OK if all_ok else EXIT_CHECK_FAILED
 
 
-def _explore(plan: Plan, name: str, most_states: int, preemptions: int | None, *, first: bool) -> Exploration:
+def _explore(plan: Plan, name: str, most_states: int, preemptions: int | None, *, first: bool,
+             only_quick: bool) -> Exploration:
     """Search, with a progress line on a terminal; Ctrl-C leaves what has been found."""
     from dmspec.runtime.explore import Explorer
 
-    explorer = Explorer(plan, name, most_states=most_states, preemptions=preemptions, stop_when_all_found=first)
+    explorer = Explorer(plan, name, most_states=most_states, preemptions=preemptions, stop_when_all_found=first,
+                        quick=True)
+    if only_quick:
+        return explorer.look_quickly()
     console = stderr()
     if not console.is_terminal:
         return explorer.run_interruptibly()
@@ -197,7 +205,7 @@ def _document(plan: Plan, name: str, exploration: Exploration, verdicts: list[Ve
         "name": name, "title": scenario_of(plan, name).title, "ok": all(one.ok for one in verdicts),
         "complete": exploration.complete, "stopped": exploration.stopped, "states": progress.states,
         "transitions": progress.transitions, "depth": progress.depth, "ends": progress.ends,
-        "seconds": round(seconds, 3), "checks": [asdict(one) for one in verdicts],
+        "quick_steps": progress.quick_steps, "seconds": round(seconds, 3), "checks": [asdict(one) for one in verdicts],
         "counterexamples": [asdict(explain(plan, name, one.check, one.text, one.path))
                             for one in exploration.findings.values()],
     }
@@ -214,25 +222,31 @@ def _show(plan: Plan, name: str, exploration: Exploration, verdicts: list[Verdic
     title = scenario_of(plan, name).title
     console.print(Text(f"scenario {name}" + (f": {title}" if title else ""), "bold"))
     for finding in () if quiet else exploration.findings.values():
-        _show_counterexample(explain(plan, name, finding.check, finding.text, finding.path))
+        _show_counterexample(explain(plan, name, finding.check, finding.text, finding.path), finding.shortest)
     for one in verdicts:
         style = "green" if one.ok else "bold red"
         console.print(Text.assemble("  ", (f"{one.word:12}", style), f"{one.words}  (line {one.line})"))
         if one.text and not quiet:
             console.print(Text(f"{'':14}{one.text}", "dim" if one.ok else ""))
     progress = exploration.progress
+    if exploration.drawn:
+        console.print(f"  a quick look: {progress.quick_steps:,} steps of drawn runs, {seconds:.1f} s; nothing is "
+                      "proved to hold")
+        console.print()
+        return
     how = "every state" if exploration.complete else f"PARTIAL, {exploration.stopped}"
     console.print(f"  {how}: {progress.states:,} states, {progress.transitions:,} transitions, depth {progress.depth}, "
                   f"{progress.ends:,} ends, {seconds:.1f} s")
     console.print()
 
 
-def _show_counterexample(example: Any) -> None:
+def _show_counterexample(example: Any, shortest: bool) -> None:
     """The shortest history, one line for each thing that happened, and who waits for whom."""
     from rich.text import Text
 
     console = stdout()
-    console.print(Text(f"  {example.check} is violated after {len(example.steps) - 1} steps:"))
+    proved = "no way is shorter" if shortest else "there may be a shorter way"
+    console.print(Text(f"  {example.check} is violated after {len(example.steps) - 1} steps ({proved}):"))
     width = max(len(lane) for lane in [*example.lanes, "kernel"])
     for step in example.steps[1:]:
         events = [event for event in step.events if event[1]] or [(step.mover, "goes on")]
