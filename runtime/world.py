@@ -264,7 +264,7 @@ class World:
         self.locks = {lock.name: Mutex(f"lock {lock.name}") for lock in self.plan.locks}
         self.awaiting = [process for process in self.awaiting if not process.ended]
         self.ranges = WriteRanges()
-        for state in (self.suspenders, self.inside, self.loaders):
+        for state in (self.suspenders, self.inside, self.loaders, self.registered):
             state.clear()
         for record in self.writes:
             if not record.durable:

@@ -45,6 +45,6 @@ def test_every_schedule(name: str, scenario: str) -> None:
 @pytest.mark.parametrize(("name", "scenario"), LARGE)
 def test_drawn_schedules(name: str, scenario: str, strategy: str) -> None:
     plan = load(name)
-    found = Sampler(plan, scenario, STRATEGIES[strategy](3), seed=1).run(15)
+    found = Sampler(plan, scenario, STRATEGIES[strategy](3), seed=1).run(8)
     assert set(found.found) <= set(scenario_of(plan, scenario).violations), found.found
     assert not found.cut
