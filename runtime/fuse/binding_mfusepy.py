@@ -44,7 +44,7 @@ class Mfusepy:
 
     def __init__(self, module: ModuleType) -> None:
         self._module: Any = module
-        with contextlib.suppress(OSError):  # libfuse ends its threads with it, and glibc aborts if it cannot load it then
+        with contextlib.suppress(OSError):  # libfuse ends its threads with it; glibc aborts if it cannot load it then
             ctypes.CDLL("libgcc_s.so.1")
         self._table = callback_table(module.fuse_operations)
         notify = module._libfuse.fuse_lowlevel_notify_inval_inode

@@ -115,9 +115,9 @@ def test_too_few_descriptors_for_the_disks_are_told(tmp_path: Path, runtime_fold
     spec.write_text("".join(f"disk p{number} 64KiB\ndevice d{number} {{ linear p{number} }}\n" for number in range(99)))
     for name in ("mnt", "store"):
         (tmp_path / name).mkdir()
-    for more, limit, status in (([], 40, 2), (["--store", tmp_path / "store"], 40, 2), ([], 12, 3)):
-        done = command("mount", spec, tmp_path / "mnt", *more, preexec_fn=limited(limit))
-        assert done.returncode == status, done.stderr
+    for more in ([], ["--store", tmp_path / "store"]):
+        done = command("mount", spec, tmp_path / "mnt", *more, preexec_fn=limited(40))
+        assert done.returncode == 2, done.stderr
         assert "Too many open files" in done.stderr
         assert "Traceback" not in done.stderr
     assert not list((tmp_path / "store").iterdir())
