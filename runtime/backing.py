@@ -179,7 +179,10 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
 
 def memory_file(name: str, sectors: int) -> FileBacking:
     """An anonymous sparse file in memory, for live disks that need not last."""
-    fd = os.memfd_create(f"dmspec-{name}", os.MFD_CLOEXEC)
+    try:
+        fd = os.memfd_create(f"dmspec-{name}", os.MFD_CLOEXEC)
+    except OSError as error:
+        raise StoreError(f"disk {name}: {error.strerror}") from None
     try:
         _resize(fd, sectors, f"disk {name}")
     except BaseException:

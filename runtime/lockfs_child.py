@@ -29,10 +29,13 @@ def main() -> None:
     """Freeze, answer, wait, thaw."""
     frozen: list[str] = []
     error = freeze(sys.argv[1:], frozen)
-    sys.stdout.write(json.dumps({"errno": error, "frozen": frozen}) + "\n")
-    sys.stdout.flush()
-    if frozen:
-        sys.stdin.read()
+    try:
+        os.write(1, (json.dumps({"errno": error, "frozen": frozen}) + "\n").encode())
+        if frozen:
+            sys.stdin.read()
+    except BrokenPipeError:
+        pass  # the server was killed meanwhile
+    finally:
         thaw(frozen)
 
 

@@ -7,6 +7,7 @@ plan is built once over copies in memory of what is on them, and only then over 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -31,7 +32,7 @@ from .process import ProcessTask
 from .registry import TARGETS
 from .sim import SimEngine
 from .task import DONE, Enter, Frame, Outcome, Return, Task, Wait
-from .world import World
+from .world import World, with_names
 
 if TYPE_CHECKING:
     from .fuse import Mount
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 GAVE_UP: Final = "unmounted while I/O was held; that I/O has failed"
 TAKE_DOWN_SECONDS: Final = 10.0
+BUSY_SECONDS: Final = 0.1
 MOST_NOTES: Final = 10_000
 
 
@@ -305,12 +307,13 @@ class MountServer:
         """Each device as ``info``, ``table`` and ``status`` have it."""
         def look() -> list[dict[str, Any]]:
             found = []
+            names = self.world.names()
             for name, md in sorted(self.stack.devices.items()):
                 found.append({
                     "name": name, "number": md.number, "suspended": md.suspended, "events": md.event_nr,
                     "open": md.open_count, "sectors": md.sectors, "inactive": md.inactive is not None,
-                    "table": [self.world.with_names(line) for line in control.status_lines(md, table=True)],
-                    "status": [self.world.with_names(line) for line in control.status_lines(md)],
+                    "table": [with_names(line, names) for line in control.status_lines(md, table=True)],
+                    "status": [with_names(line, names) for line in control.status_lines(md)],
                 })
             return found
         answer: list[dict[str, Any]] = self.engine.call(look)
@@ -367,6 +370,7 @@ class ControlSocket:
     def __init__(self, server: MountServer, mountpoint: Path, stop: Callable[[], None]) -> None:
         self.server = server
         self.stop = stop
+        self.closing = threading.Event()
         self.path = wire.socket_path(mountpoint)
         self.path.unlink(missing_ok=True)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -378,6 +382,7 @@ class ControlSocket:
         self.thread.start()
 
     def close(self) -> None:
+        self.closing.set()
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
@@ -388,8 +393,11 @@ class ControlSocket:
         while True:
             try:
                 connection, _address = self.listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    return
+                self.closing.wait(BUSY_SECONDS)  # out of descriptors: whoever asks waits, too
+                continue
             threading.Thread(target=self._serve, args=(connection,), name="dmspec-request", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .targets.base import TargetType
     from .task import Engine, Frame, Task
 
+_MINOR = operator.attrgetter("minor")
 _LOOP = re.compile(r"loop(\d{1,5})\Z", re.ASCII)
 _DM = re.compile(r"/dev/dm-(\d{1,7})\Z", re.ASCII)
 _THREE_NUMBERS = re.compile(r"(\d{1,9}):(\d{1,9}):\d{1,9}:?\Z", re.ASCII)
@@ -167,11 +169,12 @@ class Stack:
         return f"dm-{device.minor}" if isinstance(device, MappedDevice) else device.name
 
     def free_minor(self) -> int:
+        """The lowest; with thousands of devices it matters that none of them is looked for one by one."""
+        highest = max(map(_MINOR, self.devices.values()), default=-1)
+        if highest + 1 == len(self.devices):
+            return highest + 1
         used = {device.minor for device in self.devices.values()}
-        minor = 0
-        while minor in used:
-            minor += 1
-        return minor
+        return next(minor for minor in range(highest + 2) if minor not in used)
 
     def loops(self, md: MappedDevice, table: Table) -> bool:
         """Whether I/O to ``md`` would come back to it for ever through this table."""

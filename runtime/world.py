@@ -282,8 +282,11 @@ class World:
 
     def with_names(self, line: str) -> str:
         """A status or table line with names where the kernel has ``major:minor``."""
-        names = {device.number: device.name for device in self.stack.everything()}
-        return " ".join(names.get(word, word) for word in line.split(" "))
+        return with_names(line, self.names())
+
+    def names(self) -> dict[str, str]:
+        """Every device's name by its ``major:minor``."""
+        return {device.number: device.name for device in self.stack.everything()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> World:
         shared: list[Any] = [self.plan, self.at_first, self.stack.target_types, self.stack.era]
@@ -304,3 +307,8 @@ class World:
         finally:
             sys.setrecursionlimit(limit)
         return copied
+
+
+def with_names(line: str, names: dict[str, str]) -> str:
+    """See :meth:`World.with_names`; for many lines at once."""
+    return " ".join(names.get(word, word) for word in line.split(" "))

@@ -1,5 +1,6 @@
 """mfusepy on libfuse 3: the kernel's writeback cache, requests of 1 MiB, fallocate."""
 
+import contextlib
 import ctypes
 import os
 from types import ModuleType
@@ -43,6 +44,8 @@ class Mfusepy:
 
     def __init__(self, module: ModuleType) -> None:
         self._module: Any = module
+        with contextlib.suppress(OSError):  # libfuse ends its threads with it; glibc aborts if it cannot load it then
+            ctypes.CDLL("libgcc_s.so.1")
         self._table = callback_table(module.fuse_operations)
         notify = module._libfuse.fuse_lowlevel_notify_inval_inode
         notify.argtypes = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_int64)

@@ -1,6 +1,7 @@
 """`dmspec mount FILE DIR`."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -119,6 +120,15 @@ def _server(plan: "Plan", spec_folder: Path, store: Path | None, show_disks: str
         raise
     except DmspecError as error:
         die(EXIT_USAGE, str(error))
+    except OSError as error:
+        _out_of_descriptors(error)
+        raise
+
+
+def _out_of_descriptors(error: OSError) -> None:
+    """Say so, if that is what it is: a limit of this machine, and no bug."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        die(EXIT_MACHINE, f"{error.strerror}; `ulimit -n` says how many there may be")
 
 
 def _serve(server: "MountServer", mountpoint: Path, ready: Callable[[], None], binding: str, beside: "Beside", *,
@@ -151,6 +161,9 @@ def _serve(server: "MountServer", mountpoint: Path, ready: Callable[[], None], b
         die(EXIT_MACHINE, str(error))
     except (DmspecError, MountFailed) as error:
         die(EXIT_USAGE, str(error))
+    except OSError as error:
+        _out_of_descriptors(error)
+        raise
 
 
 def _in_background(serve: Callable[[Callable[[], None]], None], lock: "wire.Lock") -> None:
