@@ -118,8 +118,11 @@ class Answers:
             self.refresh()
         if flags & os.O_PATH == os.O_PATH:
             return self.listener.go_on(call)
+        if path == b"/proc/partitions":
+            return self._text(call, flags, files.partitions(self.door.blocks()))
         if files.is_mount_table(path):
-            return self._mount_table(call, path, flags)
+            numbers = {block.number for block in self.door.blocks()}
+            return self._text(call, flags, files.mount_table(call, path, numbers))
         found = files.at_path(call, directory, path, follow=not flags & os.O_NOFOLLOW)
         if found is None or not self.listener.is_valid(call):
             return self.listener.go_on(call)
@@ -133,12 +136,11 @@ class Answers:
         finally:
             os.close(fd)
 
-    def _mount_table(self, call: Call, path: bytes, flags: int) -> bool:
-        """/proc/PID/mountinfo, without the numbers that are other devices to this program."""
-        numbers = {block.number for block in self.door.blocks()}
-        fd = os.memfd_create("mountinfo", os.MFD_CLOEXEC)
+    def _text(self, call: Call, flags: int, text: bytes) -> bool:
+        """An open file with this text, in place of one of /proc."""
+        fd = os.memfd_create("proc", os.MFD_CLOEXEC)
         try:
-            os.write(fd, files.mount_table(call, path, numbers))
+            os.write(fd, text)
             os.lseek(fd, 0, os.SEEK_SET)
             return self.listener.hand_over(call, fd, close_on_exec=bool(flags & os.O_CLOEXEC))
         finally:
