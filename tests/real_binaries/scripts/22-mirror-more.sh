@@ -1,5 +1,4 @@
 # Mirrors: core log, three legs, split, resync, pvmove below, the log fails, all of it again after a start
-. "$LIB"
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3 /dev/pv4'
 t 'lvcreate -y --type mirror -m2 --mirrorlog core -R 512K -L 8M -n core vg'
 soon 'in_sync vg/core'

@@ -1,5 +1,4 @@
 # raid1: nosync, rebuild, replace, write-mostly, a leg that comes back, degraded activation
-. "$LIB"
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3 /dev/pv4'
 t 'lvcreate -y --type raid1 -m1 -L 8M -R 512K -n vol vg /dev/pv1 /dev/pv2'
 soon 'in_sync vg/vol'

@@ -1,5 +1,4 @@
 # Snapshots: several, chunk sizes, read-only, merged at the next activation, resized, of a striped origin
-. "$LIB"
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3'
 t 'lvcreate -y -i2 -I 16 -n vol -L 16M vg'
 t 'mkfs.ext4 -q -d $W/tree /dev/vg/vol'

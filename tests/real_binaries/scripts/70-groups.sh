@@ -1,5 +1,4 @@
 # Volume groups and physical volumes: split, merge, export, restore, grow, reports
-. "$LIB"
 t 'pvcreate --metadatasize 1M /dev/pv1'
 t 'vgcreate -s 1M --addtag old vg /dev/pv1 /dev/pv2 /dev/pv3'
 t 'lvcreate -y -n a -L 8M vg /dev/pv1'
