@@ -1,7 +1,7 @@
 """Runs scripts of the real LVM2 and dmeventd through `dmspec exec`, and writes what came of it: `make real-binaries`.
 
-Each script gets a mount of its own with four disks, taken down and brought up again where it says so.  The exit status is 0 when every command line ended as its
-script says, and everything that it proves is so.
+Each script gets a mount of its own with four disks, taken down and brought up again where it says so.  The exit status
+is 0 when every command line ended as its script says, and everything that it proves is so.
 """
 
 from __future__ import annotations
