@@ -84,6 +84,17 @@ def wait_is_interrupted(name: str) -> None:
     print("interrupted", os.strerror(error), said)
 
 
+def under_fire() -> None:
+    """Commands while a timer's signal comes again and again, and the kernel makes them again: each is done once."""
+    control = opened()
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.siginterrupt(signal.SIGALRM, False)
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    errors = [command(nr, control, name=f"fire{number}")[0] for number in range(20) for nr in (3, 6, 10, 4)]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print("errors", sorted(set(errors)))
+
+
 def wait_for_ever(name: str) -> None:
     control = opened()
     print("waiting", flush=True)

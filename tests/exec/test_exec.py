@@ -120,6 +120,18 @@ def test_poll_on_the_control_node(mount: Path) -> None:
     assert program(mount, "poll_control", "polled") == ["before []", "after [1]", "armed again []", "after [1]"]
 
 
+def test_signals_that_restart_a_call_do_nothing_twice(mount: Path) -> None:
+    assert program(mount, "under_fire") == ["errors [0]"]
+
+
+@pytest.mark.requires("unshare", "user-namespaces")
+def test_in_a_user_namespace_nodes_are_made_without_a_word(mount: Path) -> None:
+    script = "dmsetup create u --table '0 8 zero' && test -b /dev/mapper/u && dmsetup remove u"
+    within = subprocess.run(["unshare", "--user", "--map-root-user", *DMSPEC, "exec", "--mount", mount, "--",
+                             "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert (within.returncode, within.stdout, within.stderr) == (0, "", "")
+
+
 def test_buffers_that_lie(mount: Path) -> None:
     assert program(mount, "bad_buffers") == [
         "too small Invalid argument", "no room behind the header Success", "much too big Invalid argument",

@@ -1,14 +1,16 @@
 """Runs scripts of the real LVM2 and dmeventd through `dmspec exec`, and writes what came of it: `make real-binaries`.
 
-Each script gets a mount of its own with four disks.  The exit status is 0 when every command line ended as its
-script says, and everything that it proves is so.
+Each script gets a mount of its own with four disks, taken down and brought up again where it says so.  The exit status
+is 0 when every command line ended as its script says, and everything that it proves is so.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,9 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from dmspec.runtime import wire
+
 HERE: Final = Path(__file__).resolve().parent
 SCRIPTS: Final = HERE / "scripts"
 CHECKOUT: Final = HERE.parents[1]
+DMSPEC: Final = (sys.executable, "-m", "dmspec")
+_ENDS: Final = re.compile(r"^# (RESTART|POWER CUT)$", re.MULTILINE)
 SPEC: Final = "".join(f"disk pv{number} 64MiB\n" for number in range(1, 5))
 
 
@@ -60,37 +66,75 @@ class Result:
 def run_script(path: Path, work: Path, seconds: float) -> Result:
     """Run one script on a mount of its own."""
     began = time.monotonic()
-    result = Result(path, path.read_text().splitlines()[0].removeprefix("# "))
-    folder = work / path.stem
-    mountpoint, scratch, results = folder / "mount", folder / "scratch", folder / "results"
-    for made in (folder, mountpoint, scratch):
-        made.mkdir()
-    results.touch()
-    (folder / "disks.dms").write_text(SPEC)
-    dmspec = [sys.executable, "-m", "dmspec"]
-    (folder / "dmspec").write_text(f'#!/bin/sh\nexec {sys.executable} -m dmspec "$@"\n')
-    (folder / "dmspec").chmod(0o755)
-    environment = {**os.environ, "LIB": os.fspath(HERE / "lib.sh"), "SCRATCH": os.fspath(scratch),
-                   "RESULTS": os.fspath(results), "DMSPEC": os.fspath(folder / "dmspec"),
-                   "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
-    subprocess.run([*dmspec, "mount", "--quiet", folder / "disks.dms", mountpoint], check=True)
+    text = path.read_text()
+    result = Result(path, text.splitlines()[0].removeprefix("# "))
+    machine = Machine(work / path.stem)
+    first, *others = _ENDS.split(text)
+    parts = [("", first), *zip(others[::2], others[1::2], strict=True)]
     try:
-        with (folder / "output").open("wb") as output:
-            ended = subprocess.run(
-                [*dmspec, "exec", "--mount", mountpoint, "--log", folder / "log", "--", "sh", path],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False,
-                timeout=seconds)
-        if ended.returncode not in (0, 1):
-            result.problem = f"the script ended with {ended.returncode}"
+        for end, part in parts:
+            if end:
+                machine.stop(end)
+                machine.note(end)
+            machine.start()
+            status = machine.run(f'. "$LIB"\n{part}', seconds)
+            if status not in (0, 1):
+                result.problem = f"the script ended with {status}"
     except subprocess.TimeoutExpired:
         result.problem = f"no end after {seconds:.0f} s"
     finally:
-        subprocess.run([*dmspec, "umount", "--force", mountpoint], capture_output=True, check=False, timeout=60)
-    for line in results.read_text().splitlines():
-        kind, status, text, said = line.split("\t", 3)
-        result.lines.append(Line(kind, int(status), text, said))
+        machine.stop("FORCE")
+    for line in machine.results.read_text().splitlines():
+        kind, code, shown, said = line.split("\t", 3)
+        result.lines.append(Line(kind, int(code), shown, said))
     result.seconds = time.monotonic() - began
     return result
+
+
+class Machine:
+    """A stack with four disks, whose contents stay when it is stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.mountpoint, self.scratch, self.results = folder / "mount", folder / "scratch", folder / "results"
+        for made in (folder, self.mountpoint, self.scratch):
+            made.mkdir()
+        self.results.touch()
+        (folder / "disks.dms").write_text(SPEC)
+        (folder / "dmspec").write_text(f'#!/bin/sh\nexec {sys.executable} -m dmspec "$@"\n')
+        (folder / "dmspec").chmod(0o755)
+        self.environment = {
+            **os.environ, "LIB": os.fspath(HERE / "lib.sh"), "SCRATCH": os.fspath(self.scratch),
+            "RESULTS": os.fspath(self.results), "DMSPEC": os.fspath(folder / "dmspec"),
+            "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+
+    def start(self) -> None:
+        """Mount it."""
+        subprocess.run([*DMSPEC, "mount", "--quiet", "--store", self.folder / "store", self.folder / "disks.dms",
+                        self.mountpoint], check=True, timeout=120)
+
+    def stop(self, how: str) -> None:
+        """As a machine is shut down (RESTART), or as it loses its power (POWER CUT)."""
+        server = wire.holder(self.mountpoint)
+        if how == "POWER CUT" and server is not None:
+            os.kill(server, signal.SIGKILL)
+            wire.wait_gone(self.mountpoint, 60)
+        subprocess.run([*DMSPEC, "umount", *(["--force"] if how != "RESTART" else []), self.mountpoint],
+                       capture_output=True, check=how == "RESTART", timeout=120)
+
+    def note(self, what: str) -> None:
+        """A line of the table."""
+        with self.results.open("a") as results:
+            results.write(f"fault\t0\t{what.lower()}\t\n")
+
+    def run(self, script: str, seconds: float) -> int:
+        """Run a shell's commands with what it prints kept."""
+        (self.folder / "part.sh").write_text(script)
+        with (self.folder / "output").open("ab") as output:
+            return subprocess.run(
+                [*DMSPEC, "exec", "--mount", self.mountpoint, "--log", self.folder / "log", "--", "sh",
+                 self.folder / "part.sh"], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                env=self.environment, check=False, timeout=seconds).returncode
 
 
 def version_of(program: str) -> str:
@@ -190,7 +234,7 @@ def table(results: list[Result], more: str) -> str:
 def _row(line: Line) -> str:
     text = line.text.replace("|", "\\|")
     if line.kind == "fault":
-        return f"| *`{text}`* | a fault |"
+        return f"| *{text}* | |"
     if line.kind == "prove":
         return f"| *proved: {text}* | {'yes' if line.good else '**no**'} |"
     if line.kind == "no":

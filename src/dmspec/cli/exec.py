@@ -28,16 +28,16 @@ class _WithProgram(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put it aside."""
-        program: list[str] = []
-        if "--" in args:
-            at = args.index("--")
-            args, program = args[:at], args[at + 1:]
+        at = args.index("--") if "--" in args else len(args)
+        args, program = args[:at], args[at + 1:]
+        if not program and not {"-h", "--help"} & set(args):
+            die(EXIT_USAGE, "no program; write it behind `--`: dmspec exec --mount DIR -- dmsetup ls")
         ctx.meta["program"] = program
         return super().parse_args(ctx, args)
 
 
 @click.command("exec", cls=_WithProgram, options_metavar="[--mount DIR | FILE] -- PROGRAM...")
-@click.argument("file", metavar="", required=False, type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", metavar="", required=False, type=click.Path())
 @click.option("--mount", "mountpoint", metavar="DIR", type=click.Path(exists=True, file_okay=False),
               help="Where the stack is mounted; without it and FILE, $DMSPEC_MOUNT or the only mount there is.")
 @click.option("--log", metavar="FILE", help="Append what is asked of device-mapper to FILE (`-` is stderr), in "
@@ -56,10 +56,10 @@ def command(ctx: click.Context, file: str | None, mountpoint: str | None, log: s
     (dmeventd) that PROGRAM leaves behind.  The status is PROGRAM's.
     """
     words: list[str] = ctx.meta["program"]
-    if not words:
-        die(EXIT_USAGE, "no program; write it behind `--`: dmspec exec --mount DIR -- dmsetup ls")
     if file and mountpoint:
         die(EXIT_USAGE, "either a FILE or --mount DIR, not both")
+    if file and not Path(file).is_file():
+        die(EXIT_USAGE, f"{file}: no such file")
     if not file:
         return _run(words, mountpoint, log, whens, keep_daemons=True)
     with _mounted(file) as folder:

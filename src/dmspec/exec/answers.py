@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dmspec.dmsetup.door import Block, Door, NoMountError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_EMPTY_PATH: Final = 0x1000
 _KEPT_FLAGS: Final = os.O_ACCMODE | os.O_DIRECT | os.O_SYNC | os.O_DSYNC | os.O_NONBLOCK | os.O_APPEND
+_EVERY_USER: Final = ["0", "0", "4294967295"]
 _NOTHING: Final = b"/bin/true\0"  # shorter than /sbin/modprobe, in whose place it is written
 _CLOSE_SECONDS: Final = 5.0
 
@@ -43,6 +45,7 @@ class Answers:
         self.story = story
         self.files = files.OpenFiles(os.fstat(mount).st_dev)
         self.control = Control(self)
+        self.is_real_root = Path("/proc/self/uid_map").read_text().split() == _EVERY_USER
         self.refreshing = threading.Lock()
         self._calls: Mapping[int, Callable[[Call], bool]] = {
             seccomp.OPEN: lambda call: self._open(call, AT_FDCWD, 0, call.args[1]),
@@ -56,6 +59,10 @@ class Answers:
             seccomp.STATX: lambda call: self._stat_path(call, call.signed(0), 1, 4, call.args[2], extended=True),
             seccomp.MKNOD: lambda call: self._mknod(call, AT_FDCWD, 0),
             seccomp.MKNODAT: lambda call: self._mknod(call, call.signed(0), 1),
+            seccomp.CHOWN: lambda call: self._chown(call, AT_FDCWD, 0, follow=True),
+            seccomp.LCHOWN: lambda call: self._chown(call, AT_FDCWD, 0, follow=False),
+            seccomp.FCHOWNAT: lambda call: self._chown(call, call.signed(0), 1,
+                                                       follow=not call.args[4] & _AT_SYMLINK_NOFOLLOW),
             seccomp.IOCTL: self._ioctl,
             seccomp.EXECVE: self._execve,
         }
@@ -111,8 +118,11 @@ class Answers:
             self.refresh()
         if flags & os.O_PATH == os.O_PATH:
             return self.listener.go_on(call)
+        if path == b"/proc/partitions":
+            return self._text(call, flags, files.partitions(self.door.blocks()))
         if files.is_mount_table(path):
-            return self._mount_table(call, path, flags)
+            numbers = {block.number for block in self.door.blocks()}
+            return self._text(call, flags, files.mount_table(call, path, numbers))
         found = files.at_path(call, directory, path, follow=not flags & os.O_NOFOLLOW)
         if found is None or not self.listener.is_valid(call):
             return self.listener.go_on(call)
@@ -126,12 +136,11 @@ class Answers:
         finally:
             os.close(fd)
 
-    def _mount_table(self, call: Call, path: bytes, flags: int) -> bool:
-        """/proc/PID/mountinfo, without the numbers that are other devices to this program."""
-        numbers = {block.number for block in self.door.blocks()}
-        fd = os.memfd_create("mountinfo", os.MFD_CLOEXEC)
+    def _text(self, call: Call, flags: int, text: bytes) -> bool:
+        """An open file with this text, in place of one of /proc."""
+        fd = os.memfd_create("proc", os.MFD_CLOEXEC)
         try:
-            os.write(fd, files.mount_table(call, path, numbers))
+            os.write(fd, text)
             os.lseek(fd, 0, os.SEEK_SET)
             return self.listener.hand_over(call, fd, close_on_exec=bool(flags & os.O_CLOEXEC))
         finally:
@@ -191,6 +200,13 @@ class Answers:
                 self.door.node(os.fsdecode(name), there=True)
         finally:
             os.close(parent)
+        return self.listener.succeed(call)
+
+    def _chown(self, call: Call, directory: int, at: int, *, follow: bool) -> bool:
+        """In a user namespace a node cannot be given to the group `disk`, as libdm does; that is no failure."""
+        path = memory.read_path(call.thread, call.args[at]) if not self.is_real_root else None
+        if path is None or files.at_path(call, directory, path, follow=follow) is None:
+            return self.listener.go_on(call)
         return self.listener.succeed(call)
 
     # ioctls

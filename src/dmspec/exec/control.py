@@ -36,8 +36,26 @@ _HAS_PARAMETERS: Final = frozenset({form.DEV_RENAME, form.TABLE_LOAD, form.TABLE
                                     form.DEV_SET_GEOMETRY, form.GET_TARGET_VERSION})
 
 
-class Interrupted(Exception):
-    """The caller has been killed, or a signal has got it out of the call."""
+class Turns:
+    """One call of a thread at a time: a signal may let it call again while its first call is still being done."""
+
+    def __init__(self) -> None:
+        self.guard = threading.Lock()
+        self.locks: dict[int, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def of(self, thread: int) -> Iterator[None]:
+        with self.guard:
+            lock, count = self.locks.get(thread, (threading.Lock(), 0))
+            self.locks[thread] = (lock, count + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self.guard:
+                lock, count = self.locks.pop(thread)
+                if count > 1:
+                    self.locks[thread] = (lock, count - 1)
 
 
 class Control:
@@ -49,11 +67,15 @@ class Control:
 
     def __init__(self, answers: Answers) -> None:
         self.answers = answers
+        self.turns = Turns()
         self.lost: dict[int, tuple[int, bytes, tuple[int, bytes]]] = {}
 
     def ioctl(self, call: Call, number: int) -> bool:
         """Run one command."""
-        nr = number & 0xFF
+        with self.turns.of(call.thread):
+            return self._ioctl(call, number & 0xFF)
+
+    def _ioctl(self, call: Call, nr: int) -> bool:
         if nr == form.DEV_ARM_POLL:
             self._arm(call)
         data = self._buffer(call, nr)
@@ -61,15 +83,10 @@ class Control:
             return False
         lost = self.lost.pop(call.thread, None)
         if lost is not None and lost[:2] == (nr, data):
-            error, back = lost[2]
-        else:
-            who = self.answers.story.before(call.thread, nr, data)
-            try:
-                error, back = self._run(call, who, nr, data)
-            except Interrupted:
-                self.answers.story.after(who, nr, data, errno.EINTR)
-                return False
-            self.answers.story.after(who, nr, data, error)
+            return self._finish(call, nr, data, *lost[2])
+        who = self.answers.story.before(call.thread, nr, data)
+        error, back = self._run(call, who, nr, data)
+        self.answers.story.after(who, nr, data, error)
         if not error and nr in _COMES_OR_GOES:
             self.answers.refresh()
         return self._finish(call, nr, data, error, back)
@@ -81,13 +98,15 @@ class Control:
 
     def _finish(self, call: Call, nr: int, data: bytes, error: int, back: bytes) -> bool:
         listener = self.answers.listener
-        with contextlib.suppress(ProcessLookupError):
+        told = False
+        if listener.is_valid(call):
             try:
                 memory.write(call.thread, call.args[2], back)
+                number = error
             except OSError:
-                error = error or errno.EFAULT
-        told = listener.fail(call, error) if error else listener.succeed(call)
-        if not told and nr in _CHANGES:
+                number = error or errno.EFAULT
+            told = listener.fail(call, number) if number else listener.succeed(call)
+        if not told and nr in _CHANGES and error != errno.EINTR:
             self.lost[call.thread] = (nr, data, (error, back))
         return told
 
@@ -125,13 +144,14 @@ class Control:
         return ""
 
     def _ask(self, call: Call, who: str, nr: int, data: bytes) -> tuple[int, bytes]:
-        """Ask the mount; give up when the caller is no longer there, which kills what waits in the mount."""
+        """Ask the mount; when the caller is no longer there, what can be interrupted in the mount is."""
         with self._connected() as connection:
             wire.send(connection, {"dmspec": wire.PROTOCOL, "ask": "ioctl", "nr": nr, "data": data,
                                    "who": who})
             while not select.select([connection], [], [], _LOOK_SECONDS)[0]:
                 if not self.answers.listener.is_valid(call):
-                    raise Interrupted
+                    connection.shutdown(socket.SHUT_WR)
+                    break
             answer = self._received(connection)
         return int(answer["errno"]), bytes(answer["data"])
 

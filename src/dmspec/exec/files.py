@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from dmspec.exec import memory, nodes
 from dmspec.runtime.live_export import number_of_name
 
 if TYPE_CHECKING:
+    from dmspec.dmsetup.door import Block
     from dmspec.exec.nodes import Node
     from dmspec.exec.seccomp import Call
 
@@ -106,6 +107,13 @@ def mount_table(call: Call, path: bytes, numbers: Collection[str]) -> bytes:
             words[2] = _NUMBER_OF_NOTHING
         out.append(" ".join(words))
     return "".join(out).encode(errors="surrogateescape")
+
+
+def partitions(blocks: Sequence[Block]) -> bytes:
+    """/proc/partitions: the emulated devices only."""
+    lines = [f"{block.major:4d}  {block.minor:7d} {block.sectors // 2:10d} {block.kernel}\n"
+             for block in blocks if block.set_up and block.sectors]
+    return ("major minor  #blocks  name\n\n" + "".join(lines)).encode()
 
 
 class OpenFiles:

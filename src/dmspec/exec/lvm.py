@@ -1,7 +1,7 @@
 """The configuration that LVM2 finds in /etc/lvm: Debian's defaults, with what this machine needs otherwise.
 
 Without a udev LVM makes and removes its nodes itself, and looks for devices in /dev; everything it writes
-(metadata backups, locks, hints) stays with the mount.
+(metadata backups, locks, hints) stays with the mount.  A higher priority is for root alone, and of no use here.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ activation {
 	udev_sync = 0
 	udev_rules = 0
 	verify_udev_operations = 0
+	process_priority = 0
 }
 global {
 	locking_dir = "/run/lock/lvm"

@@ -1,5 +1,4 @@
 # Linear and striped volumes: made, grown, shrunk, renamed, moved, taken down
-. "$LIB"
 t 'pvcreate /dev/pv1 /dev/pv2 /dev/pv3'
 t 'vgcreate vg /dev/pv1 /dev/pv2'
 t 'vgextend vg /dev/pv3'

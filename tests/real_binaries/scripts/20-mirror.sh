@@ -1,5 +1,4 @@
 # A mirror whose leg fails: dmeventd repairs it, while it is written to
-. "$LIB"
 t 'pvcreate /dev/pv1 /dev/pv2 /dev/pv3'
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3'
 t 'lvcreate -y --type mirror -m1 -L 16M -n vol vg /dev/pv1 /dev/pv2 /dev/pv3'

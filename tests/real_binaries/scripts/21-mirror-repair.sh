@@ -1,5 +1,4 @@
 # A mirror that nobody watches: lvconvert --repair by hand
-. "$LIB"
 t 'pvcreate /dev/pv1 /dev/pv2 /dev/pv3 /dev/pv4'
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3 /dev/pv4'
 t 'lvcreate -y --type mirror -m1 -L 16M -n vol vg /dev/pv1 /dev/pv2 /dev/pv3'

@@ -1,5 +1,4 @@
 # raid1: a leg fails, is replaced; scrubbing; another leg; back to linear
-. "$LIB"
 t 'pvcreate /dev/pv1 /dev/pv2 /dev/pv3 /dev/pv4'
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3 /dev/pv4'
 t 'lvcreate -y --type raid1 -m1 -L 16M -n vol vg /dev/pv1 /dev/pv2'

@@ -1,5 +1,4 @@
 # raid1 with raid_fault_policy = allocate: dmeventd replaces a failed leg
-. "$LIB"
 sed -i 's/^activation {/activation {\n\traid_fault_policy = "allocate"/' /etc/lvm/lvm.conf
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3 /dev/pv4'
 t 'lvcreate -y --type raid1 -m1 -L 16M -n vol vg /dev/pv1 /dev/pv2'

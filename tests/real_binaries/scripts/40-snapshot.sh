@@ -1,5 +1,4 @@
 # Snapshots: made, used, full, removed, merged back
-. "$LIB"
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3'
 t 'lvcreate -y -n vol -L 16M vg'
 t 'mkfs.ext4 -q -d $W/tree /dev/vg/vol'

@@ -1,5 +1,4 @@
 # A snapshot that fills: dmeventd extends it
-. "$LIB"
 sed -i 's/^activation {/activation {\n\tsnapshot_autoextend_threshold = 50\n\tsnapshot_autoextend_percent = 50/' /etc/lvm/lvm.conf
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3'
 t 'lvcreate -y -n vol -L 16M vg'

@@ -1,5 +1,4 @@
 # A snapshot of a mirror whose leg fails: dmeventd repairs the mirror below the snapshot
-. "$LIB"
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3 /dev/pv4'
 t 'lvcreate -y --type mirror -m1 -L 16M -n vol vg /dev/pv1 /dev/pv2 /dev/pv3'
 soon 'in_sync vg/vol'

@@ -1,5 +1,4 @@
 # Conversions: linear to mirror to raid1, and snapshots of raid1
-. "$LIB"
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3 /dev/pv4'
 t 'lvcreate -y -n vol -L 16M vg /dev/pv1'
 t 'mkfs.ext4 -q -d $W/tree /dev/vg/vol'

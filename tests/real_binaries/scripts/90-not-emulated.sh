@@ -1,5 +1,4 @@
 # What has no target here is refused by LVM before anything is changed
-. "$LIB"
 t 'vgcreate vg /dev/pv1 /dev/pv2 /dev/pv3'
 no 'no thin-pool target' 'lvcreate -y -T -L 16M vg/pool'
 no 'no cache target' 'lvcreate -y --type cache-pool -L 16M -n pool vg'
