@@ -56,7 +56,7 @@ class Drawn:
 
 
 class Quick:
-    """One quick look.  ``found``: of each check its text and the shortest way so far."""
+    """One quick look.  ``found``: of each check its text and the shortest way so far; ``runs`` were drawn."""
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
@@ -64,6 +64,7 @@ class Quick:
         self.found: dict[str, tuple[str, list[Move]]] = {}
         self.reached: set[str] = set()
         self.steps = 0
+        self.runs = 0
 
     def look(self) -> None:
         """Draw runs, then shorten what was found."""
@@ -77,6 +78,7 @@ class Quick:
 
     def _draw(self, drawn: Drawn) -> None:
         run: ExploredRun = self.explorer.codec.thaw(self.first)
+        self.runs += 1
         path: list[Move] = []
         while len(path) < _LONGEST:
             moves = moves_of(run)

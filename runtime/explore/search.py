@@ -184,17 +184,18 @@ class Explorer:
     answers ``False`` (Ctrl-C, a time limit); both leave a result that says it is partial.
     ``preemptions`` restricts it to runs with at most so many interruptions of a task that could go on.
     ``quick`` has it take a quick look first; with ``stop_when_all_found`` it ends when every check has been violated
-    and, where violations are expected, when these are.
+    and, where violations are expected, when these are.  Without ``late_faults`` faults strike at every point.
     """
 
     def __init__(self, plan: plans.Plan, scenario_name: str, *, most_states: int | None = None,
                  preemptions: int | None = None, stop_when_all_found: bool = False, quick: bool = False,
-                 store: Store | None = None) -> None:
+                 late_faults: bool = True, store: Store | None = None) -> None:
         self.plan = plan
         self.scenario = scenario_of(plan, scenario_name)
         self.most_states = most_states
         self.preemptions = preemptions
         self.quick = quick and preemptions is None
+        self.late_faults = late_faults
         self.wanted: set[str] = set()
         if stop_when_all_found:
             self.wanted = set(self.scenario.violations) or \
@@ -297,7 +298,7 @@ class Explorer:
 
     def _expand(self, key: bytes, state: bytes) -> None:
         run = self.codec.thaw(state)
-        todo = moves_of(run)
+        todo = moves_of(run, late=self.late_faults)
         if not any(move.kind == "task" for move in todo):
             self.progress.ends += 1
             run.come_to_rest()

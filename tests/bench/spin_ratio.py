@@ -1,8 +1,17 @@
 """How quick is the explorer, beside SPIN on its own model of the same scenario?
 
-Run it with ``python -m tests.bench.spin_ratio`` from the checkout; it needs ``spin`` and ``gcc``.  With arguments it
-takes them for a spec and a scenario: ``python -m tests.bench.spin_ratio specs/mail/locked.dms locked``.  ``--states N``
-ends the explorer's search after so many states (3000), since a rate needs no whole space; SPIN looks at all of its own.
+``make bench-explore`` runs it; it needs ``spin`` and ``gcc``.  With arguments it takes them for a spec and its
+scenarios: ``python -m tests.bench.spin_ratio specs/mail/locked.dms locked``.  ``--states N`` ends the explorer's search
+after so many states (3000), since a rate needs no whole space, ``--states 0`` nowhere; SPIN looks at all of its own.
+
+For each scenario it prints
+
+* the quick look: how long it took, how many runs a second it drew, and the length of what it found of the violations
+  that the spec expects (``-``: one was not found);
+* the search: states stored, and how many it would store if faults struck everywhere instead of late (the search keeps
+  every state once, by its key, so what it stores is what can be reached after that reduction);
+* SPIN's search: states stored with its own partial-order reduction, and without it (``-DNOREDUCE``);
+* the rates, and their ratio.
 
 Both run in one process, one after the other, so a loaded machine slows down both.  SPIN's verifier is compiled with
 ``-O2``, which takes longer than its search and is not counted.  What a state is differs: the explorer's is the whole
@@ -23,59 +32,74 @@ from tests.compiler.pan import Search, build, search
 from dmspec.compiler import compile_file
 from dmspec.compiler.backends.promela import model
 from dmspec.runtime.explore import Exploration, Explorer
+from dmspec.runtime.explore.quick import Quick
 from dmspec.runtime.plan import Plan
-from dmspec.runtime.runner import scenario_of
+from dmspec.runtime.runner import scenario_of, scenarios_of
 
 MAIL = Path("specs/mail")
-SCENARIOS = [("passthrough_metadata", "passthrough_metadata"), ("passthrough_one_lock", "passthrough_one_lock"),
-             ("locked", "locked"), ("self_sufficient", "self_sufficient")]
 
 
-def measure(plan: Plan, name: str, most_states: int, options: str) -> None:
-    """Print one scenario's figures."""
+def quick_look(plan: Plan, name: str) -> None:
+    """Print how soon the expected violations are seen."""
+    begun = time.perf_counter()
+    quick = Quick(Explorer(plan, name))
+    quick.look()
+    seconds = time.perf_counter() - begun
+    expected = scenario_of(plan, name).violations
+    said = ", ".join(f"{check} {len(quick.found[check][1]) if check in quick.found else '-'}" for check in expected)
+    print(f"  quick look {seconds:8.2f} s {quick.runs:7,} runs {quick.runs / seconds:9,.0f} runs/s  "
+          f"{said or 'nothing is expected'}")
+
+
+def explore(plan: Plan, name: str, most_states: int | None) -> tuple[Exploration, float]:
+    """Search, and say how long it took."""
     begun = time.perf_counter()
     exploration = Explorer(plan, name, most_states=most_states).run()
-    seconds = time.perf_counter() - begun
+    return exploration, time.perf_counter() - begun
+
+
+def spin(plan: Plan, name: str, *options: str) -> Search:
+    """SPIN's figures."""
     with tempfile.TemporaryDirectory() as folder:
-        found = search(build(model(plan, scenario_of(plan, name)), Path(folder), options))
-    show(name, exploration, seconds, found)
+        return search(build(model(plan, scenario_of(plan, name)), Path(folder), *options))
 
 
-def show(name: str, exploration: Exploration, seconds: float, found: Search) -> None:
-    """Print it as a table of two lines."""
+def measure(plan: Plan, name: str, most_states: int | None, option: str) -> None:
+    """Print one scenario's figures."""
+    print(name)
+    quick_look(plan, name)
+    exploration, seconds = explore(plan, name, most_states)
     progress = exploration.progress
     rate = progress.states / max(seconds, 1e-6)
-    print(name)
-    print(f"  {'':10} {'states stored':>14} {'transitions':>12} {'seconds':>9} {'states/s':>11} {'transitions/s':>14}")
-    how = "every state" if exploration.complete else "partial"
-    print(f"  {'explorer':10} {progress.states:14,} {progress.transitions:12,} {seconds:9.2f} {rate:11,.0f} "
-          f"{progress.transitions / max(seconds, 1e-6):14,.0f}  {how}")
-    if found.seconds < 0.05:
-        print(f"  {'SPIN':10} {found.states:14,} {found.transitions:12,} {found.seconds:9.2f} {'too quick':>11}")
-        return
-    spin_rate = found.states / found.seconds
-    print(f"  {'SPIN':10} {found.states:14,} {found.transitions:12,} {found.seconds:9.2f} {spin_rate:11,.0f} "
-          f"{found.transitions / found.seconds:14,.0f}  every state")
-    stored = f"{progress.states / found.states:.4f}" if exploration.complete else "not known"
-    print(f"  explorer to SPIN: {rate / spin_rate:.5f} of its states per second; states stored: {stored}")
+    everywhere = Explorer(plan, name, most_states=most_states, late_faults=False).run()
+    more = f"{everywhere.progress.states:,}" if everywhere.complete else "not known"
+    how = "every state" if exploration.complete else "PARTIAL"
+    print(f"  explorer   {seconds:8.2f} s {progress.states:10,} states ({more} without reduction) "
+          f"{progress.transitions:10,} transitions  depth {progress.depth}  {rate:9,.0f} states/s  {how}")
+    found, unreduced = spin(plan, name, option), spin(plan, name, option, "-DNOREDUCE")
+    spin_rate = found.states / found.seconds if found.seconds >= 0.05 else None
+    said = f"{spin_rate:9,.0f} states/s" if spin_rate else "too quick for a rate"
+    print(f"  SPIN       {found.seconds:8.2f} s {found.states:10,} states ({unreduced.states:,} without reduction) "
+          f"{found.transitions:10,} transitions  {said}")
+    if spin_rate:
+        print(f"  explorer to SPIN, states per second: {rate / spin_rate:.4f}")
 
 
 def main() -> None:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(description="The explorer beside SPIN.")
     parser.add_argument("spec", nargs="?")
-    parser.add_argument("scenario", nargs="?")
+    parser.add_argument("scenarios", nargs="*")
     parser.add_argument("--states", type=int, default=3000)
     parser.add_argument("--gcc", default="-O2", help="the option for gcc: -O2, or -O0 to compile quicker")
     args = parser.parse_args()
-    todo = [(args.spec, args.scenario)]
-    if not args.spec:
-        todo = [(str(MAIL / f"{spec}.dms"), name) for spec, name in SCENARIOS]
-    for spec, name in todo:
+    specs = [args.spec] if args.spec else sorted(str(path) for path in MAIL.glob("*.dms"))
+    for spec in specs:
         plan = compile_file(spec).plan
         if plan is None:
             sys.exit(f"{spec} is wrong: dmspec check says how")
-        measure(plan, name or plan.scenarios[0].name, args.states, args.gcc)
+        for name in args.scenarios or [one.name for one in scenarios_of(plan)]:
+            measure(plan, name, args.states or None, args.gcc)
 
 
 if __name__ == "__main__":
