@@ -40,7 +40,7 @@ def opened_folder(base: Path, below: Sequence[str] = ()) -> Iterator[int]:
 def _follow(path: Path) -> int:
     """Open a folder, through links of this user and of root only."""
     todo = list(reversed(path.parts[1:] if path.is_absolute() else path.parts))
-    folder = os.open("/" if path.is_absolute() else ".", _LOOK)
+    folder = _step(None, "/" if path.is_absolute() else ".", path)
     links = 0
     try:
         while todo:
@@ -61,7 +61,7 @@ def _follow(path: Path) -> int:
                 os.close(inner)
             if target.is_absolute():
                 os.close(folder)
-                folder = os.open("/", _LOOK)
+                folder = _step(None, "/", path)
             todo += reversed(target.parts[1:] if target.is_absolute() else target.parts)
     except BaseException:
         os.close(folder)
@@ -69,7 +69,7 @@ def _follow(path: Path) -> int:
     return folder
 
 
-def _step(folder: int, name: str, path: Path) -> int:
+def _step(folder: int | None, name: str, path: Path) -> int:
     try:
         return os.open(name, _LOOK, dir_fd=folder)
     except OSError as error:

@@ -290,6 +290,7 @@ def test_bad_mountpoints_and_stores(mount: Mount, tmp_path: Path, runtime_folder
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "disk.img").write_bytes(bytes(512))
     (tmp_path / "disk.img").chmod(0)
+    tmp_path.chmod(0o711)
     monkeypatch.chdir(tmp_path)
     root = os.geteuid() == 0
     if root:

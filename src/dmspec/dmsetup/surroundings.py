@@ -16,7 +16,7 @@ _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWUSER: Final = 0x10000000
 _MS_BIND: Final = 0x1000
 _MS_REC: Final = 0x4000
-_MS_PRIVATE: Final = 0x40000
+_MS_SLAVE: Final = 0x80000
 
 DEV: Final = Path("/dev")
 
@@ -37,7 +37,10 @@ def _quoted(text: str) -> str:
 
 
 class Namespace:
-    """A mount namespace for this process and its children."""
+    """A mount namespace for this process and its children.
+
+    It is a slave of the one around it: what is unmounted there goes here too, and is not kept busy.
+    """
 
     def __init__(self) -> None:
         self.libc = ctypes.CDLL(None, use_errno=True)
@@ -49,7 +52,7 @@ class Namespace:
             Path("/proc/self/setgroups").write_text("deny")
             Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
             Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-        self._mount(None, "/", None, _MS_REC | _MS_PRIVATE)
+        self._mount(None, "/", None, _MS_REC | _MS_SLAVE)
 
     def bind(self, what: Path, where: Path) -> None:
         """Show a file or folder at another place."""
