@@ -17,7 +17,7 @@ from .frames import EachTarget, InTurn
 from .mapped_device import MappedDevice
 from .suspend import ResumeDevice, Suspend, Swap
 from .table import DestroyTable, LoadTable, Table, split_args
-from .task import DONE, Enter, Frame, Outcome, Return, Task, Wait
+from .task import DONE, Enter, Frame, Goto, Outcome, Return, Task, Wait
 
 if TYPE_CHECKING:
     from .stack import Stack
@@ -245,9 +245,12 @@ class DoResume(Frame):
         return self.resume(task)
 
     def resume(self, task: Task) -> Outcome:
-        if self.md.suspended:
-            return Enter(ResumeDevice(self.md), "resumed")
-        return self.finish(task)
+        """Others may resume it between the question and the lock that ``dm_resume`` takes: then that is EINVAL."""
+        return Goto("take") if self.md.suspended else self.finish(task)
+
+    def take(self, task: Task) -> Outcome:
+        del task
+        return Enter(ResumeDevice(self.md), "resumed")
 
     def resumed(self, task: Task) -> Outcome:
         self.error = self.result

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # At least so many steps are drawn, and more, for as long as a violation that the spec expects has not been found.
 LEAST_STEPS: Final = 3_000
-MOST_STEPS: Final = 30_000
+MOST_STEPS: Final = 60_000
 SHORTENING_STEPS: Final = 6_000
 _LONGEST: Final = 1_000
 
