@@ -148,6 +148,7 @@ class Straight:
             if trip is None:
                 return False
             engine.performing += 1
+            engine.used()
         try:
             for backing, at, start, length in trip.moves:
                 backing.read(at, buffer[start:start + length])
@@ -169,6 +170,7 @@ class Straight:
                 engine.work_left()
                 return False
             engine.performing += 1
+            engine.used()
         try:
             for backing, at, start, length in trip.moves:
                 backing.write(at, buffer[start:start + length])
