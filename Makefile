@@ -4,7 +4,7 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo demo-live mail bench kernel-cases real-binaries verify packages browser guest lvm clean
+.PHONY: help test lint demo demo-live mail bench soak kernel-cases real-binaries verify packages browser guest lvm clean
 
 help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'
@@ -15,6 +15,7 @@ help:
 	@echo 'make real-binaries  unmodified LVM2 and dmeventd on the emulator; writes docs/real-binaries.md'
 	@echo 'make verify  every spec that can be, and 200 drawn sequences, against a real kernel'
 	@echo 'make bench   the mount beside QEMU, nbdkit and the plain file (some minutes)'
+	@echo 'make soak    mounts under load whose disks fail and whose server is killed, 1000 times (an hour)'
 	@echo 'make mail    the slow tests: the mail explored in full, beside SPIN (minutes)'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make clean   remove the virtual environment and what the tools left'
@@ -42,6 +43,10 @@ mail: $(VENV)/installed packages
 bench: $(VENV)/installed packages
 	@python=$$(sh tools/find-python.sh '$(PYTHON)') && sh tools/install-packages.sh "$$python" bench
 	$(VENV)/bin/python -m tests.bench.mount.run $(BENCH)
+
+# SOAK='--kills 100 --seed 2' does another, shorter one.
+soak: $(VENV)/installed packages
+	$(VENV)/bin/python -m tests.soak.run $(SOAK)
 
 # CASES='a-basic --keep' runs one and keeps what it printed; DMSETUP=real takes the unmodified dmsetup.
 kernel-cases: $(VENV)/installed packages
