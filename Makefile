@@ -4,8 +4,8 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo demo-live mail bench bench-explore kernel-cases corpus real-binaries verify packages browser \
-	guest lvm clean
+.PHONY: help test lint demo demo-live mail bench bench-explore soak kernel-cases corpus real-binaries verify packages \
+	browser guest lvm clean
 
 help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'
@@ -18,6 +18,7 @@ help:
 	@echo 'make verify  every spec that can be, and 200 drawn sequences, against a real kernel'
 	@echo 'make bench   the mount beside QEMU, nbdkit and the plain file (some minutes)'
 	@echo 'make bench-explore  the explorer beside SPIN, on the scenarios of the mail (a minute)'
+	@echo 'make soak    mounts under load whose disks fail and whose server is killed, 1000 times (an hour)'
 	@echo 'make mail    the slow tests: the mail explored in full, beside SPIN (minutes)'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make clean   remove the virtual environment and what the tools left'
@@ -49,6 +50,10 @@ bench: $(VENV)/installed packages
 # STATES=0 searches every space to its end, which takes hours.
 bench-explore: $(VENV)/installed packages
 	$(VENV)/bin/python -m tests.bench.spin_ratio --states $(or $(STATES),3000)
+
+# SOAK='--kills 100 --seed 2' does another, shorter one.
+soak: $(VENV)/installed packages
+	$(VENV)/bin/python -m tests.soak.run $(SOAK)
 
 # CASES='a-basic --keep' runs one and keeps what it printed; DMSETUP=real takes the unmodified dmsetup.
 kernel-cases: $(VENV)/installed packages

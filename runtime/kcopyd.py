@@ -22,7 +22,10 @@ SPLIT_COUNT: Final = 8
 
 
 class CopyOwner(Protocol):
-    """Who wanted the copy."""
+    """Who wanted the copy.  ``in_background``: no bio waits for it, so an engine may let others go first."""
+
+    @property
+    def in_background(self) -> bool: ...
 
     def copied(self, job: CopyJob) -> Frame | None:
         """The job is over; a frame is run by the client's worker before the next job's."""
@@ -97,6 +100,10 @@ class Piece:
         self.sectors = sectors
         self.buffer = bytearray(sectors * 512)
         self.pending = 0
+
+    @property
+    def in_background(self) -> bool:
+        return self.job.owner.in_background
 
     def read(self) -> None:
         device, sector = self.job.source

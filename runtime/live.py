@@ -84,6 +84,7 @@ class LiveEngine:
         self.on_broken: Callable[[], None] | None = None
         self.performing = 0
         self._pacing = False
+        self._in_use = False
         self._quiet = threading.Condition(self.lock)
         self._left_over = threading.Condition(self.lock)
         self._stopping = False
@@ -137,6 +138,7 @@ class LiveEngine:
             self._check()
             if ranges is not None and passage is not None and ranges.enter(passage) is not None:
                 return None
+            self.used()
             try:
                 bio.submit()
             except BaseException as error:
@@ -169,6 +171,10 @@ class LiveEngine:
                     self._left_over.notify()
 
     # What the quick way asks (live_straight); the lock is held
+
+    def used(self) -> None:
+        """Somebody does I/O: what nobody waits for goes slower for a while."""
+        self._in_use = True
 
     def work_left(self) -> None:
         """Something can run and nobody waits for it: the background thread sees to it, now or within PACE_SECONDS.
@@ -279,10 +285,17 @@ class LiveEngine:
         io.complete()
 
     def _background(self) -> None:
+        made_way = False
         with self.lock:
             while not self._stopping and self.broken is None:
                 self._fire_timers()
                 if self.runnable:
+                    if self._in_use and not made_way and _in_background(self.runnable[0]):
+                        self._in_use = False
+                        made_way = True
+                        self._left_over.wait(PACE_SECONDS)
+                        continue
+                    made_way = False
                     try:
                         self._step()
                     except Exception:  # noqa: BLE001 - kept in self.broken; every caller gets it from _check
@@ -299,3 +312,16 @@ class LiveEngine:
         while self.timers and self.timers[0][0] <= self.now_ns:
             _time_ns, _count, latch = heapq.heappop(self.timers)
             latch.release()
+
+
+def _in_background(task: Task) -> bool:
+    """Whether it moves bytes for a copy that nobody waits for: a resynchronisation, a merge.
+
+    Such a bio's owner says so; the clones of one that passes mapped devices are owned by what has the bio.
+    """
+    bio = task.bio if type(task) is DiskIo else None
+    while bio is not None:
+        if getattr(bio.owner, "in_background", False):
+            return True
+        bio = getattr(bio.owner, "bio", None)
+    return False

@@ -20,7 +20,7 @@ from .block import BlockDevice
 from .byte_io import ReadBytes, WriteBytes, WriteRanges
 from .frames import WaitForBios
 from .live import Abandoned, LiveEngine
-from .live_straight import Straight
+from .live_straight import Helper, Straight
 from .task import Enter, Frame, Outcome, Return, Task
 from .units import SECTOR_BYTES
 
@@ -99,6 +99,7 @@ class LiveExport:
         self.ranges = ranges if ranges is not None else WriteRanges()
         self.opened: dict[str, tuple[BlockDevice, int]] = {}
         self.numbered: set[str] = set()
+        self.helper = Helper()
         self.disks: Mapping[str, BlockDevice] = {}
         self.list_disks = True
         self.control: BlockDevice | None = None
@@ -148,7 +149,7 @@ class LiveExport:
     def straight(self, name: str) -> Straight | None:
         """``None`` for what is no block device."""
         device = self._device(name)
-        return None if device is self.control else Straight(self.engine, self.ranges, device)
+        return None if device is self.control else Straight(self.engine, self.ranges, self.helper, device)
 
     def names_of(self, device: BlockDevice) -> list[str]:
         """The names under which its file is open; each may have a page cache of its own.

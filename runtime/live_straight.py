@@ -17,7 +17,9 @@ compared between steps, and never in it.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .bio import Bio, Op
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from .targets.base import Target
 
 MOST_SEGMENTS: Final = 4096
+MOST_LEGS: Final = 9
+
+# From this size on a write to several places is worth waking a second thread for half of them.
+SHARED_BYTES: Final = 256 << 10
 
 
 class Move(NamedTuple):
@@ -50,6 +56,51 @@ class Segment(NamedTuple):
     disk: Disk
     shift: int
     chain: tuple[tuple[MappedDevice, Table], ...]
+
+
+def moved(moves: list[Move], buffer: memoryview) -> bool:
+    """Write all of it; ``False``: the host has refused some."""
+    try:
+        for backing, at, start, length in moves:
+            backing.write(at, buffer[start:start + length])
+    except OSError:
+        return False
+    return True
+
+
+class Helper:
+    """A thread that takes half of a large write to several places, if it is not busy with another one."""
+
+    def __init__(self) -> None:
+        self.free = threading.Lock()
+        self.todo: SimpleQueue[tuple[list[Move], memoryview] | None] = SimpleQueue()
+        self.done: SimpleQueue[bool] = SimpleQueue()
+        self.thread: threading.Thread | None = None
+
+    def share(self, moves: list[Move], buffer: memoryview) -> bool:
+        """Write all of it; ``False``: the host has refused some."""
+        if not self.free.acquire(blocking=False):
+            return moved(moves, buffer)
+        try:
+            if self.thread is None:
+                self.thread = threading.Thread(target=self._work, name="dmspec-straight", daemon=True)
+                self.thread.start()
+            half = len(moves) // 2
+            self.todo.put((moves[half:], buffer))
+            own = moved(moves[:half], buffer)
+            return self.done.get() and own
+        finally:
+            self.free.release()
+
+    def _work(self) -> None:
+        while (todo := self.todo.get()) is not None:
+            self.done.put(moved(*todo))
+
+    def stop(self) -> None:
+        """End the thread."""
+        self.todo.put(None)
+        if self.thread is not None:
+            self.thread.join()
 
 
 class Sectors:
@@ -112,10 +163,10 @@ class Trip:
 
     def _move(self, backing: Backing, offset: int, start: int, length: int) -> None:
         moves = self.moves
-        if moves:
-            last = moves[-1]
+        for index in range(len(moves) - 1, max(len(moves) - MOST_LEGS, 0) - 1, -1):  # the pieces of legs take turns
+            last = moves[index]
             if last.backing is backing and last.offset + last.length == offset and last.start + last.length == start:
-                moves[-1] = Move(backing, last.offset, last.start, last.length + length)
+                moves[index] = Move(backing, last.offset, last.start, last.length + length)
                 return
         moves.append(Move(backing, offset, start, length))
 
@@ -132,8 +183,9 @@ class Trip:
 class Straight:
     """The quick way to one device.  Offsets in bytes; an answer of ``False``: nothing has been done."""
 
-    def __init__(self, engine: LiveEngine, ranges: WriteRanges, device: BlockDevice) -> None:
+    def __init__(self, engine: LiveEngine, ranges: WriteRanges, helper: Helper, device: BlockDevice) -> None:
         self.engine = engine
+        self.helper = helper
         self.ranges = ranges
         self.device = device
         self.table: Table | None = None
@@ -148,6 +200,7 @@ class Straight:
             if trip is None:
                 return False
             engine.performing += 1
+            engine.used()
         try:
             for backing, at, start, length in trip.moves:
                 backing.read(at, buffer[start:start + length])
@@ -171,12 +224,12 @@ class Straight:
                 engine.work_left()
                 return False
             engine.performing += 1
-        try:
-            for backing, at, start, length in trip.moves:
-                backing.write(at, buffer[start:start + length])
-        except OSError:
-            return self._over(trip, sectors, done=False)
-        return self._over(trip, sectors, done=True)
+            engine.used()
+        if len(trip.moves) > 1 and len(buffer) >= SHARED_BYTES:
+            done = self.helper.share(trip.moves, buffer)
+        else:
+            done = moved(trip.moves, buffer)
+        return self._over(trip, sectors, done=done)
 
     def _over(self, trip: Trip, sectors: Passage | None, *, done: bool) -> bool:
         engine = self.engine

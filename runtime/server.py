@@ -240,6 +240,7 @@ class MountServer:
             self.freezer.thaw_all()
             self.gave_up = isinstance(self.engine.broken, Abandoned)
             self.engine.abandon("the mount has ended")
+            self.export.helper.stop()
             self.engine.stop()
             self.disks.flush()
         finally:

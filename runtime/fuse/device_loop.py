@@ -14,6 +14,7 @@ The numbers are those of the kernel's include/uapi/linux/fuse.h.
 
 import contextlib
 import errno
+import fcntl
 import mmap
 import os
 import select
@@ -32,6 +33,7 @@ _WRITE_OUT = struct.Struct("=IiQII")
 _HEAD_BYTES = 80
 _FORGET, _READ, _WRITE, _INTERRUPT = 2, 15, 16, 36
 _FROM_PAGE_CACHE = 1
+_CLONE = 0x8004E500
 _MESSAGE_BYTES = 1 << 18
 _ENDED = (errno.ENODEV, errno.ECONNABORTED, errno.EBADF)
 
@@ -42,6 +44,17 @@ SPIN_SECONDS = 50e-6
 SHARED_BYTES = 262144
 
 
+def _clone(descriptor: int) -> int:
+    """Open the device again for the same connection, so that its being non-blocking is nothing to libfuse's threads."""
+    clone = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(clone, _CLONE, struct.pack("=I", descriptor))
+    except BaseException:
+        os.close(clone)
+        raise
+    return clone
+
+
 class DeviceLoop:
     """Takes libfuse's place at a mounted connection; `on_end` is called once, when the connection has ended."""
 
@@ -49,8 +62,8 @@ class DeviceLoop:
         self._files = files
         self._libfuse_fd = libfuse_fd
         self._on_end = on_end
-        self._device = os.dup(libfuse_fd)
-        os.set_blocking(self._device, False)
+        self._original = os.dup(libfuse_fd)
+        self._device = _clone(libfuse_fd)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MESSAGE_BYTES)
@@ -76,8 +89,8 @@ class DeviceLoop:
                 break
             worker.join()
         self._ours.close()
-        os.close(self._device)
-        os.close(self._wake)
+        for descriptor in (self._original, self._device, self._wake):
+            os.close(descriptor)
 
     def _add_worker(self) -> None:
         worker = threading.Thread(target=self._work, name="fuse-device", daemon=True)
@@ -123,7 +136,7 @@ class DeviceLoop:
         if self._closing:
             return
         self._closing = True
-        os.dup2(self._device, self._libfuse_fd, inheritable=False)
+        os.dup2(self._original, self._libfuse_fd, inheritable=False)
         self._on_end()
         with contextlib.suppress(OSError):
             self._ours.send(_IN_HEADER.pack(48, _FORGET, 0, 1, 0, 0, 0, 0) + bytes(8))
@@ -131,7 +144,19 @@ class DeviceLoop:
     def _pass_answers(self) -> None:
         with contextlib.suppress(OSError):
             while answer := self._ours.recv(_MESSAGE_BYTES):
-                self.answer(answer)
+                self._pass_answer(answer)
+
+    def _pass_answer(self, answer: bytes) -> None:
+        """What was asked through one descriptor is answered through the same.
+
+        libfuse has read the first request before there was a clone, and one of its threads may have waited for another.
+        """
+        try:
+            os.write(self._device, answer)
+        except OSError as problem:
+            if problem.errno == errno.ENOENT:
+                with contextlib.suppress(OSError):
+                    os.write(self._original, answer)
 
     def answer(self, *parts: bytes | bytearray | memoryview) -> None:
         """Answer a request; who asked may have gone."""

@@ -183,7 +183,8 @@ class _Session:
         self._guardian.watch(self._entry)
         device = None if self._single_thread else self.binding.device(self._libfuse)
         if device is not None:
-            self._device_loop = DeviceLoop(self.files, device, self._exit)
+            with contextlib.suppress(OSError):  # then libfuse does it all, as without it
+                self._device_loop = DeviceLoop(self.files, device, self._exit)
         if self._writeback_cache:
             self.sizes.forget_attributes = self._forget_attributes
         self.inbox.put(Event.MOUNTED)

@@ -42,6 +42,7 @@ class Mirror(Target):
     """``suspending`` is set from presuspend to resume; ``holds`` are the writes that wait for one."""
 
     has_end_io = True
+    in_background = True
     num_discard_bios = 1
     discard_zeroes = True
 

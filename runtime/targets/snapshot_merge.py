@@ -43,6 +43,7 @@ class SnapshotMerge(Snapshot):
     """
 
     merging = True
+    in_background = True
     num_flush_bios = 2
 
     def __init__(self, table: Table, begin: int, length: int) -> None:

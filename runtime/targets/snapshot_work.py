@@ -32,6 +32,8 @@ class PendingException:
     write of the whole chunk, which took the place of the copy, and ``full_owner`` who is to be told.
     """
 
+    in_background = False
+
     def __init__(self, snapshot: Snapshot, old: int, new: int, sequence: int) -> None:
         self.snapshot = snapshot
         self.old = old
@@ -78,6 +80,8 @@ class PendingException:
 
 class ZeroChunk:
     """A discard of a whole chunk that has been copied: the copy becomes zeros."""
+
+    in_background = False
 
     def __init__(self, snapshot: Snapshot, bio: Bio) -> None:
         self.snapshot = snapshot
