@@ -22,6 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[2]))
+
+from tests.real_binaries import guest
+
 from dmspec.runtime import wire
 
 HERE: Final = Path(__file__).resolve().parent
@@ -63,6 +67,34 @@ class Result:
         return not self.problem and bool(self.lines) and all(line.good for line in self.lines)
 
 
+def run_in_guest(path: Path, work: Path, seconds: float) -> Result:
+    """Run one script on a real kernel."""
+    began = time.monotonic()
+    text = path.read_text()
+    result = Result(path, text.splitlines()[0].removeprefix("# "))
+    folder = work / path.stem
+    folder.mkdir()
+    (folder / "results").touch()
+    try:
+        status = guest.run(f'. "$LIB"\n{text}', folder, seconds)
+        if status not in (0, 1):
+            result.problem = f"the script ended with {status}"
+    except subprocess.TimeoutExpired:
+        result.problem = f"no end after {seconds:.0f} s"
+    result.lines = lines_of(folder / "results")
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def lines_of(results: Path) -> list[Line]:
+    """What a script has noted."""
+    found = []
+    for line in results.read_text().splitlines():
+        kind, code, shown, said = line.split("\t", 3)
+        found.append(Line(kind, int(code), shown, said))
+    return found
+
+
 def run_script(path: Path, work: Path, seconds: float) -> Result:
     """Run one script on a mount of its own."""
     began = time.monotonic()
@@ -84,9 +116,7 @@ def run_script(path: Path, work: Path, seconds: float) -> Result:
         result.problem = f"no end after {seconds:.0f} s"
     finally:
         machine.stop("FORCE")
-    for line in machine.results.read_text().splitlines():
-        kind, code, shown, said = line.split("\t", 3)
-        result.lines.append(Line(kind, int(code), shown, said))
+    result.lines = lines_of(machine.results)
     result.seconds = time.monotonic() - began
     return result
 
@@ -260,17 +290,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("scripts", nargs="*", help="which ones, by the beginning of their names; without names all")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--all", action="store_true", help="the recorded cases and the mail as well (10 minutes)")
+    parser.add_argument("--kernel", action="store_true", help="on a real kernel (User-mode Linux) instead")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=300, help="when a script is stopped")
+    parser.add_argument("--seconds", type=float, default=900, help="when a script is stopped")
     parser.add_argument("--keep", action="store_true", help="keep the outputs, and say where")
     options = parser.parse_args(arguments)
     paths = [path for path in sorted(SCRIPTS.glob("*.sh"))
              if not options.scripts or path.name.startswith(tuple(options.scripts))]
+    run = run_in_guest if options.kernel else run_script
     with working_folder(keep=options.keep) as folder:
         if options.keep:
             print(f"outputs are in {folder}", file=sys.stderr)
         with ThreadPoolExecutor(options.jobs) as pool:
-            results = list(pool.map(lambda path: run_script(path, Path(folder), options.seconds), paths))
+            results = list(pool.map(lambda path: run(path, Path(folder), options.seconds), paths))
         for result in results:
             print(f"{result.path.stem}: {'good' if result.good else result.problem or 'BAD'} ({result.seconds:.0f} s)")
             for line in result.lines:
