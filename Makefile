@@ -59,8 +59,8 @@ soak: $(VENV)/installed packages
 kernel-cases: $(VENV)/installed packages
 	$(VENV)/bin/python tests/kernel_cases/run.py $(if $(filter real,$(DMSETUP)),--real) $(CASES)
 
-# Some ten minutes; docs/real-binaries.md is made anew.  LVM='20 41' runs these scripts alone.
-real-binaries: $(VENV)/installed packages lvm
+# Some twenty minutes; docs/real-binaries.md is made anew.  LVM='20 41' runs these scripts alone.
+real-binaries: $(VENV)/installed packages lvm guest
 	$(VENV)/bin/python tests/real_binaries/run.py $(or $(LVM),--all --write docs/real-binaries.md)
 
 # Looks each time, which takes a moment: a stamp could not know that somebody removed a library.

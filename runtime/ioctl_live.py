@@ -95,7 +95,8 @@ class IoctlDoor:
 
     ``chosen`` has what somebody set for a device: its read-ahead, or that it is read-only, which is remembered but
     keeps nobody from writing (a table takes a disk that is set read-only; recorded case f-control, section 9).
-    ``settle_closes`` waits for closes that have happened and are not counted yet.
+    ``settle_closes`` waits for closes that have happened and are not counted yet.  ``edges`` says who waits for whom
+    among the processes of the spec.
     """
 
     def __init__(self, stack: Stack, engine: LiveEngine, export: LiveExport | None = None) -> None:
@@ -104,6 +105,7 @@ class IoctlDoor:
         self.export = export
         self.chosen: dict[tuple[str, str], tuple[BlockDevice | Table | None, int]] = {}
         self.under_way: list[tuple[CallerTask, Ioctl]] = []
+        self.edges: Callable[[], list[tuple[str, str, str]]] = list
         self.events = GlobalEvents()
         stack.on_event = self.events.happened
         self.core = IoctlCore(stack)
@@ -147,7 +149,8 @@ class IoctlDoor:
     def _waits(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         def look() -> dict[str, Any]:
             return {"calls": [self._call_under_way(task, frame) for task, frame in list(self.under_way)],
-                    "devices": [self._bios_under_way(md) for md in self.stack.devices.values()]}
+                    "devices": [self._bios_under_way(md) for md in self.stack.devices.values()],
+                    "edges": self.edges()}
 
         found: dict[str, Any] = self.engine.call(look)
         return found

@@ -21,6 +21,7 @@ from . import control, wire
 from .backing import FileBacking, Overlay, memory_file, open_file
 from .build import BuildError, SetUp, furnish, prepare
 from .errors import DmspecError, InternalError, PlanError, StoreError, errno_name
+from .explore.explain import wait_edges
 from .ioctl_live import IoctlDoor
 from .live import Abandoned, LiveEngine
 from .live_export import LiveExport, control_node, name_of_number
@@ -159,6 +160,7 @@ class MountServer:
             self.export.list_disks = False
             self.export.control = control_node()
         self.ioctls = IoctlDoor(self.stack, self.engine, self.export)
+        self.ioctls.edges = lambda: [(edge.waiter, edge.holder, edge.why) for edge in wait_edges(self.world)]
         self.live = LiveProcesses(self)
 
     def _backing(self, disk: Disk) -> FileBacking:

@@ -17,6 +17,9 @@ suspend vg-vol-real
 suspend vg-vol_mimage_1
 resume vg-vol-real
 resume vg-vol'
+# The second gives the writer time to meet the failed leg before lvcreate goes on.
+FAILURE='fail pv1
+sleep 1s'
 HANG_SECONDS=${HANG_SECONDS:-12}
 
 case $0 in */*) here=${0%/*} ;; *) here=. ;; esac
@@ -49,7 +52,7 @@ SCRIPT
 cat >"$work/writer.sh" <<'SCRIPT'
 while [ ! -e "$1/stop" ]; do
 	dd if=/dev/zero of=/dev/vg/vol bs=4k count=16 oflag=direct conv=notrunc status=none || { echo failed >"$1/writer"; exit; }
-	date +%s >"$1/wrote"
+	date +%s >"$1/wrote.new" && mv "$1/wrote.new" "$1/wrote"
 done
 SCRIPT
 
@@ -81,7 +84,7 @@ one() { # STEP
 	in_exec -- sh "$work/writer.sh" "$work" 2>"$work/said" &
 	until [ -s "$work/wrote" ]; do sleep 0.1; done
 	: >"$work/log"
-	in_exec --log "$work/log" --when "$1" 'fail pv1' -- sh "$work/lvcreate.sh" "$work" >"$work/said" 2>&1 &
+	in_exec --log "$work/log" --when "$1" "$FAILURE" -- sh "$work/lvcreate.sh" "$work" >"$work/said" 2>&1 &
 	outcome
 	sed 's/^/    /' "$work/log"
 	grep -v -e WARNING -e 'See global' "$work/said" | sed 's/^ */    lvcreate says: /'

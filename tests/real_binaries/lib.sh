@@ -37,7 +37,20 @@ prove() {
 fault() {
 	echo "# $1"
 	printf 'fault\t0\t%s\t\n' "$1" >>"$RESULTS"
-	"$DMSPEC" do --quiet "$DMSPEC_MOUNT" "$1"
+	if [ -z "${GUEST:-}" ]; then
+		"$DMSPEC" do --quiet "$DMSPEC_MOUNT" "$1"
+		return
+	fi
+	# In a guest a disk is a linear device over one of the kernel's.
+	fault_disk=${1#* }
+	fault_number=${fault_disk#pv}
+	case $1 in
+	fail*) fault_table='0 131072 error' ;;
+	heal*) fault_table="0 131072 linear 98:$(((fault_number - 1) * 16)) 0" ;;
+	esac
+	dmsetup load "$fault_disk" --table "$fault_table"
+	dmsetup suspend --noflush --nolockfs "$fault_disk"
+	dmsetup resume "$fault_disk"
 }
 
 # soon COMMANDLINE: waits until it succeeds, for a minute at most.

@@ -1,4 +1,4 @@
-"""Who waits for whom around a mounted stack: ioctls under way, bios, and the file locks of LVM2."""
+"""Who waits for whom around a mounted stack: processes of its spec, ioctls under way, bios, LVM2's file locks."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def edges(door: Door, mountpoint: str) -> list[Edge]:
     locks = list(_file_locks(wire.view_folder(mountpoint) / "run" / "lock" / "lvm"))
     devices = {device["name"]: device for device in answer["devices"]}
     found = [edge for call in answer["calls"] for edge in _of_call(call, devices)]
+    found += [Edge(*edge) for edge in answer["edges"]]
+    known = {(edge.waiter, edge.holder) for edge in found}
     for device in devices.values():
-        found += _of_bios(device, devices, locks)
+        found += [edge for edge in _of_bios(device, devices, locks) if (edge.waiter, edge.holder) not in known]
     return found + locks
 
 
