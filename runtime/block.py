@@ -150,8 +150,9 @@ class Disk(BlockDevice):
         self.engine.submit(self, bio)
 
     def delay_of(self, bio: Bio) -> int:
-        """How much later than at once the I/O ends, in ns."""
-        return sum(fault.delay_ns for fault in self.faults if fault.hits(bio))
+        """How much later than at once the I/O ends, in ns.  To be asked once for each I/O: the answer counts."""
+        return sum(fault.delay_ns for fault in list(self.faults) if fault.delay_ns and fault.hits(bio)
+                   and self._acts(fault))
 
     def strike(self, bio: Bio) -> tuple[int, DiskFault | None]:
         """What an I/O meets: the errno with which the disk answers, or 0; and the fault with a mishap."""
@@ -160,15 +161,20 @@ class Disk(BlockDevice):
         for fault in self.faults:
             if not (fault.status or fault.mishap) or not fault.hits(bio):
                 continue
-            if fault.after:
-                fault.after -= 1
-                continue
-            if fault.times is not None:
-                fault.times -= 1
-                if not fault.times:
-                    self.faults.remove(fault)
-            return fault.status, fault if fault.mishap else None
+            if self._acts(fault):
+                return fault.status, fault if fault.mishap else None
         return 0, None
+
+    def _acts(self, fault: DiskFault) -> bool:
+        """Whether a fault that hits an I/O strikes this time; it counts."""
+        if fault.after:
+            fault.after -= 1
+            return False
+        if fault.times is not None:
+            fault.times -= 1
+            if not fault.times:
+                self.faults.remove(fault)
+        return True
 
 
 class DiskIo(Task):

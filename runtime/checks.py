@@ -410,7 +410,7 @@ CHECK_TYPES: Final = (
               "What was acknowledged can be read afterwards.", NoLostWrite),
     CheckType("no-race", signature(), "No two processes are inside suspend and resume of one device, nobody swaps in "
               "another's table, no two live tables write to one place.", NoRace),
-    CheckType("model-agrees", signature(pos("device", Kind.DEVICE, repeated=True)),
+    CheckType("model-agrees", signature(pos("device", Kind.DEVICE, repeated=True, default=())),
               "Every read is one that the model of legal contents allows, and no error is unexplained.",
               _model_agrees),
     CheckType("expectation", signature(), "Every `expect` of a process is met; asked of every run.", Expectation),

@@ -12,7 +12,8 @@ It knows no target, table or disk, only what a user of a block device may rely o
 * a snapshot is a volume of its own that begins with what its origin holds when it is taken.
 
 :class:`Volume` is told what happens, in the order in which it happens, and is asked :meth:`Volume.wrong`.
-What a sector may hold is a short list of :class:`Version`; a sector that is not listed holds zeros.
+What a sector may hold is a short list of :class:`Version`; a sector that is not listed holds what it held in
+the beginning, which is zeros unless :attr:`Volume.initial` says otherwise.
 Positions are in sectors of 512 bytes.  ``now`` counts everything that is told to any volume.
 """
 
@@ -104,6 +105,7 @@ class Volume:
     def __init__(self, clock: Clock, name: str) -> None:
         self.clock = clock
         self.name = name
+        self.initial: dict[int, bytes] = {}
         self.sectors: dict[int, list[Version]] = {}
         self.reads: list[Read] = []
         self.writes: list[Write] = []
@@ -117,13 +119,15 @@ class Volume:
         """The list of a sector, to be changed."""
         found = self.sectors.get(sector)
         if found is None:
-            found = self.sectors[sector] = [Version(ZEROS, 0, 0)]
+            found = self.sectors[sector] = [Version(self.initial.get(sector, ZEROS), 0, 0)]
         return found
 
     def readable(self, sector: int) -> set[bytes]:
         """What a read of the sector may answer now."""
         found = self.sectors.get(sector)
-        return {ZEROS} if found is None else {one.value for one in found if one.readable}
+        if found is None:
+            return {self.initial.get(sector, ZEROS)}
+        return {one.value for one in found if one.readable}
 
     # Writes and discards
 
@@ -244,6 +248,7 @@ class Volume:
     def snapshot(self, name: str) -> Volume:
         """A snapshot is about to be taken; it is ``being_taken`` until :meth:`now_taken`."""
         made = Volume(self.clock, name)
+        made.initial = self.initial
         for sector, versions in self.sectors.items():
             made.sectors[sector] = []
             made.inherit(sector, versions)
@@ -307,10 +312,11 @@ class Volume:
         """Whole sectors, read while nothing moves: the first that is wrong, and what would be right."""
         if self.anything:
             return None
-        zeros = {ZEROS}
         for at in range(len(data) // SECTOR):
             said = data[at * SECTOR:(at + 1) * SECTOR]
-            legal = self.readable(first + at) if first + at in self.sectors else zeros
+            if first + at not in self.sectors and said == self.initial.get(first + at, ZEROS):
+                continue
+            legal = self.readable(first + at)
             if said not in legal:
                 return first + at, said, legal
         return None

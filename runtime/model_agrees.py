@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, Final
 
+from dmspec.runtime.backing import PAGE_BYTES
 from dmspec.runtime.block import BlockDevice, Disk
 from dmspec.runtime.byte_io import sector_words
 from dmspec.runtime.checks import Watch
@@ -76,6 +77,22 @@ class ModelAgrees(Watch):
         self.world = world
         world.io_watches.append(self)
         self.after_step(world)
+        if any(disk.file is not None for disk in world.plan.disks):
+            self._read_initial(world)
+
+    def _read_initial(self, world: World) -> None:
+        """Disks that come from files hold something in the beginning."""
+        from dmspec.runtime.contents import of_memory, whole
+
+        for name, volume in self.volumes.items():
+            contents = whole(world, name)
+            if isinstance(contents, int):
+                volume.anything = True
+                continue
+            for page in contents.pages:
+                data = of_memory(contents, page * PAGE_BYTES, PAGE_BYTES)
+                for at in range(0, PAGE_BYTES, SECTOR_BYTES):
+                    volume.initial[(page * PAGE_BYTES + at) // SECTOR_BYTES] = data[at:at + SECTOR_BYTES]
 
     # Which volumes there are
 
@@ -289,7 +306,7 @@ class ModelAgrees(Watch):
         if wrong:
             return wrong
         peek = Peek(world)
-        for name in self.args["device"] or list(world.stack.devices):
+        for name in self.args["device"] or _on_top(world):
             device = peek.device(name)
             volume = self.volumes.get(name)
             md = world.stack.devices.get(name)
@@ -306,6 +323,12 @@ class ModelAgrees(Watch):
                 if found is not None:
                     self._say(name, found, "in the end sector", "holds")
         return self.wrong or None
+
+
+def _on_top(world: World) -> list[str]:
+    """The devices that no other one's table uses: what lies below them holds metadata as well."""
+    used = [below for md in world.stack.devices.values() if md.live is not None for below in md.live.devices]
+    return [md.name for md in world.stack.devices.values() if not any(md is one for one in used)]
 
 
 def _beneath(md: MappedDevice) -> list[BlockDevice]:

@@ -6,8 +6,10 @@ them all I/O under way, every device, lock and mount.  Each disk keeps what :met
 
 Then the devices that had a live table are assembled again, those below first, with that table as user
 space would write it after a crash (:attr:`~dmspec.runtime.targets.base.TargetType.assembled`: nobody may
-claim that the legs of a mirror are in sync), and what was mounted is mounted.  A device that cannot be
-assembled, because its disk is gone, is left out, and those above it with it.
+claim that the legs of a mirror are in sync), and what was mounted is mounted.  Who changes several tables
+commits to that, as LVM does with its metadata, when all of them are loaded and their devices suspended: from then
+on the new ones are assembled.  A device that cannot be, because its disk is gone, is left out, and those above it
+with it.
 """
 
 from __future__ import annotations
@@ -92,11 +94,17 @@ def _assembly(stack: Stack) -> list[tuple[str, str, bool, list[str]]]:
     """Name, uuid, read-only and table of each device with a live table, those below first."""
     names = {device.number: device.name for device in stack.everything()}
     order: list[MappedDevice] = []
+    loaded = [md for md in stack.devices.values() if md.inactive is not None]
+    committed = any(md.suspended for md in loaded) and all(md.suspended or md.live is None for md in loaded)
+
+    def takes_new(md: MappedDevice) -> bool:
+        return committed and md.inactive is not None
 
     def add(md: MappedDevice) -> None:
-        if md in order or md.live is None:
+        table = md.inactive if takes_new(md) else md.live
+        if md in order or table is None:
             return
-        for below in md.live.devices:
+        for below in table.devices:
             if isinstance(below, MappedDevice):
                 add(below)
         order.append(md)
@@ -104,7 +112,8 @@ def _assembly(stack: Stack) -> list[tuple[str, str, bool, list[str]]]:
     for md in stack.devices.values():
         add(md)
     return [(md.name, md.uuid, md.read_only,
-             [_again(stack, names, line) for line in status_lines(md, table=True)]) for md in order]
+             [_again(stack, names, line) for line in status_lines(md, table=True, inactive=takes_new(md))])
+            for md in order]
 
 
 def _again(stack: Stack, names: dict[str, str], line: str) -> str:

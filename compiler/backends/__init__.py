@@ -11,11 +11,13 @@ from dmspec.compiler.backends.dmsetup import DMSETUP
 from dmspec.compiler.backends.mermaid import MERMAID
 from dmspec.compiler.backends.plan import PLAN
 from dmspec.compiler.backends.promela import PROMELA
+from dmspec.compiler.backends.pytest_module import PYTEST
+from dmspec.compiler.backends.python_program import PYTHON
 
 _ALL: Final = (
     PLAN,
-    Backend("python", "a Python program that runs the scenarios", later="the generators"),
-    Backend("pytest", "a pytest module, one test per scenario", later="the generators"),
+    PYTHON,
+    PYTEST,
     DMSETUP,
     PROMELA,
     MERMAID,

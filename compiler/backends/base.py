@@ -14,12 +14,17 @@ class BackendError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One form.  ``later`` says with what it comes, where it is known but not there yet.
+    """One form.
 
-    ``emit`` makes the contents of the file that `dmspec compile` writes.
+    ``emit`` makes the contents of the file that `dmspec compile` writes, out of a plan and, for a backend that
+    ``wants_text``, the text of the spec (empty when there is only a plan).
     """
 
     name: str
     doc: str
-    emit: Callable[[Plan], bytes] | None = None
-    later: str = ""
+    emit: Callable[..., bytes]
+    wants_text: bool = False
+
+    def make(self, plan: Plan, text: str) -> bytes:
+        """The contents; raises :class:`BackendError`."""
+        return self.emit(plan, text) if self.wants_text else self.emit(plan)

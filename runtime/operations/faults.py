@@ -67,8 +67,11 @@ def _heal(process: ProcessTask, args: dict[str, Any]) -> int:
 
 def _delay(process: ProcessTask, args: dict[str, Any]) -> int:
     disk = _disk(process, args)
-    disk.faults.append(DiskFault(_KINDS[args["what"]], delay_ns=args["time"]))
-    process.engine.note(disk.name, f"from now on {duration_text(args['time'])} slower")
+    if args["times"] == 0:
+        raise DmError(errno.EINVAL)
+    disk.faults.append(DiskFault(_KINDS[args["what"]], delay_ns=args["time"], times=args["times"]))
+    often = "" if args["times"] is None else f", {args['times']} times"
+    process.engine.note(disk.name, f"from now on {duration_text(args['time'])} slower{often}")
     return 0
 
 
@@ -142,8 +145,9 @@ FAULT_OPERATIONS: Final = (
     ), "Answer I/O with an error from now on; after so many good ones; so many times.", _fail, is_fault=True,
         felt_in_io=True),
     OperationType("heal", signature(pos("disk", Kind.DISK)), "End every fault of the disk.", _heal, is_fault=True),
-    OperationType("delay", signature(pos("disk", Kind.DISK), pos("time", Kind.DURATION), _WHAT),
-                  "Answer I/O later from now on.", _delay, is_fault=True),
+    OperationType("delay", signature(
+        pos("disk", Kind.DISK), pos("time", Kind.DURATION), _WHAT, opt("times", Kind.COUNT),
+    ), "Answer I/O later from now on; so many times.", _delay, is_fault=True),
     OperationType("detach", signature(pos("disk", Kind.DISK)),
                   "The disk is gone: ENXIO to all I/O, and no table can name it.", _detach, is_fault=True),
     OperationType("corrupt", signature(

@@ -78,7 +78,7 @@ def test_compile_to_a_text(folder: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize(("form", "said"), [
-    ("python", "comes later"), ("pytest", "comes later"),
+    ("pytest", "it has no property"),
     ("mermade", "did you mean `mermaid`?"), ("x", "there are plan, python"),
 ])
 def test_compile_to_what_is_not_there(folder: Path, form: str, said: str) -> None:

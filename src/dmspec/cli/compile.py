@@ -37,9 +37,6 @@ def command(file: str, form: str, scenario: str | None, output: str | None, as_j
     if backend is None:
         hint = did_you_mean(form, BACKENDS)
         die(EXIT_USAGE, f"no form is called {form!r}; {hint or 'there are ' + ', '.join(BACKENDS)}")
-    emit = backend.emit
-    if emit is None:
-        die(EXIT_USAGE, f"the form {form!r} ({backend.doc}) comes later, with {backend.later}")
     to_stdout = output in (None, "-")
     if as_json and to_stdout:
         raise click.UsageError("--json prints to stdout, so the form needs a file: -o FILE.")
@@ -50,7 +47,7 @@ def command(file: str, form: str, scenario: str | None, output: str | None, as_j
     if compiled.plan is not None:
         plan = compiled.plan if scenario is None else _only(compiled.plan, file, scenario)
         try:
-            contents = emit(plan)
+            contents = backend.make(plan, _text(file))
         except BackendError as error:
             die(EXIT_USAGE, f"{file} has no form {form!r}: {error}")
         if to_stdout:
@@ -62,6 +59,11 @@ def command(file: str, form: str, scenario: str | None, output: str | None, as_j
     if as_json:
         _print(compiled, form, output or "", len(contents))
     return EXIT_OK if compiled.plan is not None else EXIT_USAGE
+
+
+def _text(file: str) -> str:
+    """The spec as it is in its file; it has been compiled, so it can be read."""
+    return Path(file).read_text(encoding="utf-8-sig")
 
 
 def _only(plan: Plan, file: str, name: str) -> Plan:

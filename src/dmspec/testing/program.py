@@ -102,13 +102,15 @@ class DeviatingChooser:
 
 @dataclass
 class Subject:
-    """A property of a plan, made ready to be drawn from."""
+    """A property of a plan, made ready to be drawn from.  ``sizes`` are in sectors."""
 
     plan: Plan
     law: Property
     drawables: list[Drawable] = field(default_factory=list)
     lanes: list[str] = field(default_factory=list)
     at_first: dict[str, SparseMemory] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    legs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -120,9 +122,9 @@ class Subject:
         taken = {one.name for group in (plan.disks, plan.devices, plan.filesystems, plan.locks, plan.processes)
                  for one in group}
         self.lanes = [name if name not in taken else f"lane-{name}" for name in ("a", "b", "c")[:LANES]]
-        sizes = device_sizes(world)
-        legs = mirror_legs(plan)
-        self.drawables = [_drawable(instr, sizes, legs) for instr in self.law.operations]
+        self.sizes = device_sizes(world)
+        self.legs = mirror_legs(plan)
+        self.drawables = [_drawable(instr, self.sizes, self.legs) for instr in self.law.operations]
         self.strict = {NO_IO_ERROR, "no-error"} & {check.name for check in self.law.checks}
 
     # Numbers to steps

@@ -29,6 +29,10 @@ class PropertyBrokenError(AssertionError):
     """An example breaks a check.  Each check has a class of its own, so that shrinking keeps to one."""
 
 
+class _TimeOverError(KeyboardInterrupt):
+    """Hypothesis stops at once for an interrupt, and for nothing else."""
+
+
 _errors: dict[str, type[PropertyBrokenError]] = {}
 
 
@@ -91,18 +95,17 @@ def programs(subject: Subject) -> st.SearchStrategy[Program]:
     return st.builds(subject.program, steps, deviations)
 
 
-def check_property(subject: Subject, options: Options, *,
-                   progress: Callable[[Report], None] | None = None) -> Report:
-    """Test one property."""
+def check_property(subject: Subject, options: Options, *, progress: Callable[[Report], None] | None = None,
+                   clock: Callable[[], float] = time.monotonic) -> Report:
+    """Test one property.  All seconds are those of ``clock``."""
     report = Report(subject)
-    begun = time.monotonic()
+    begun = clock()
 
     def example(program: Program) -> None:
-        if options.seconds is not None and time.monotonic() - begun > options.seconds and report.found is None:
-            report.stopped = True
-            return
+        if options.seconds is not None and clock() - begun > options.seconds and report.found is None:
+            raise _TimeOverError
         outcome = run_program(subject, program)
-        _note(report, program, outcome, time.monotonic() - begun)
+        _note(report, program, outcome, clock() - begun)
         if progress is not None:
             progress(report)
         if outcome.broken is not None:
@@ -119,7 +122,9 @@ def check_property(subject: Subject, options: Options, *,
         test()
     except PropertyBrokenError:
         assert report.found is not None
-    report.seconds = time.monotonic() - begun
+    except _TimeOverError:
+        report.stopped = True
+    report.seconds = clock() - begun
     return report
 
 
