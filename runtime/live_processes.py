@@ -53,7 +53,6 @@ class LiveProcesses:
         self.server = server
         self.tell: Tell = lambda _name, _text: None
         self.names: set[str] = set()
-        server.listeners.append(self._note)
 
     def begin(self, processes: Sequence[Process]) -> None:
         """Start them; one that runs already is not started twice."""
@@ -63,6 +62,8 @@ class LiveProcesses:
                        if one.name in world.processes and not world.processes[one.name].ended]
             if running:
                 raise PlanError(f"{', '.join(running)} runs already")
+            if processes and not self.names:
+                self.server.listeners.append(self._note)
             tasks = []
             for process in processes:
                 task = ProcessTask(world, process)

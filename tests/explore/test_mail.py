@@ -12,6 +12,7 @@ import pytest
 
 from dmspec.compiler import compile_file
 from dmspec.runtime.explore import Explorer, trace_of
+from dmspec.runtime.explore.explain import explain
 from dmspec.runtime.explore.judge import judge
 from dmspec.runtime.plan import Plan
 from dmspec.runtime.runner import run_scenario, scenario_of, scenarios_of
@@ -61,3 +62,12 @@ def test_every_verdict_is_as_the_spec_says(name: str) -> None:
                 if not one.ok and not (scenario.violations and one.word == "unknown")}
         print(f"{scenario.name}: {found.progress}")
         assert not told, told
+
+
+def test_a_freeze_stands_in_the_graph_of_who_waits_for_whom() -> None:
+    """The journal that a suspend has the filesystem write goes through the device that is suspended."""
+    plan = load("idle_disk")
+    name = "idle_disk_repaired@without-eio-rule"
+    found = Explorer(plan, name, stop_when_all_found=True).run().findings["no-deadlock"]
+    example = explain(plan, name, found.check, found.text, found.path)
+    assert sorted(example.cycle) == ["bios of vol", "lock vg", "process dmeventd", "process lvcreate_reverts"]
