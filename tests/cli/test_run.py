@@ -61,7 +61,7 @@ def test_a_run_is_drawn_in_lanes(spec: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[:6] == [
         "scenario good: all is well",
-        "setup: 1 step",
+        "setup: 2 steps",
         " step     time  p",
         "                │ q",
         "                │ │ d",
