@@ -9,6 +9,7 @@ What it finds is real, with a way to it.  That way is short, not proved to be th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ..sim import SeededChooser
@@ -24,8 +25,10 @@ MOST_STEPS: Final = 60_000
 SHORTENING_STEPS: Final = 6_000
 _LONGEST: Final = 1_000
 
-# Who moves, in words that mean the same in another run: a fault's number, or a task's name with its I/O.
+# Who moves, in words that mean the same in another run (a fault's number, or a task's name with its I/O), and how the
+# choices within its step are answered.
 Mover = tuple[str, str]
+Turn = tuple[Mover, tuple[int, ...]]
 
 
 class Drawn:
@@ -88,10 +91,21 @@ class Quick:
                 if not moves:
                     return
             move = drawn.pick(run, moves)
-            make(run, move)
+            others = make(run, move)
+            while others and (picked := drawn.draws.draw() % (len(others) + 1)):
+                move = others[picked - 1]
+                run = self._again(path)
+                others = make(run, move)
             self.steps += 1
             path.append(move)
             self._note(run, path)
+
+    def _again(self, path: list[Move]) -> ExploredRun:
+        run: ExploredRun = self.explorer.codec.thaw(self.first)
+        for move in path:
+            make(run, move)
+            self.steps += 1
+        return run
 
     def _note(self, run: ExploredRun, path: list[Move]) -> set[str]:
         """Keep what is violated; say what is."""
@@ -126,16 +140,16 @@ class Quick:
             if not shorter or size > 1:
                 size //= 2
 
-    def _movers(self, path: list[Move]) -> list[Mover]:
+    def _movers(self, path: list[Move]) -> list[Turn]:
         run: ExploredRun = self.explorer.codec.thaw(self.first)
         movers = []
         for move in path:
-            movers.append(_mover(run, move))
+            movers.append((_mover(run, move), move.inner))
             make(run, move)
             self.steps += 1
         return movers
 
-    def _follow(self, movers: list[Mover], most: int) -> None:
+    def _follow(self, movers: list[Turn], most: int) -> None:
         """Let these move, as far as they can, then the others, until all is at rest or it is too long."""
         run: ExploredRun = self.explorer.codec.thaw(self.first)
         path: list[Move] = []
@@ -147,9 +161,10 @@ class Quick:
                 self._note(run, path)
                 return
             by_mover = {_mover(run, move): move for move in moves}
-            while left and left[0] not in by_mover:
+            while left and left[0][0] not in by_mover:
                 left.pop(0)
-            move = by_mover[left.pop(0)] if left else moves[0]
+            who, inner = left.pop(0) if left else (_mover(run, moves[0]), ())
+            move = replace(by_mover[who], inner=inner)
             make(run, move)
             self.steps += 1
             path.append(move)
@@ -163,4 +178,4 @@ def _mover(run: ExploredRun, move: Move) -> Mover:
     if not tasks:
         return "time", ""
     task = tasks[move.number]
-    return task.name, f"{getattr(task, 'bio', '')} {move.inner}"
+    return task.name, str(getattr(task, "bio", ""))

@@ -129,6 +129,63 @@ def test_brute_force_finds_the_same() -> None:
     assert (compared >= 20, violated >= 15) == (True, True), (compared, violated)
 
 
+def test_a_quick_look_finds_only_what_is_there() -> None:
+    """Every violation of these small programs, by a way that is real and not shorter than the shortest."""
+    compared = 0
+    for text in programs(12):
+        plan = plan_of(text)
+        shortest = {name: len(one.path) for name, one in Explorer(plan, "main").run().findings.items()}
+        quick = Explorer(plan, "main").look_quickly()
+        assert set(quick.findings) == set(shortest), text
+        for name, one in quick.findings.items():
+            assert len(one.path) >= shortest[name]
+            result = run_scenario(plan, "main", schedule=trace_of(plan, "main", one.path))
+            assert name in {check.name for check in result.checks if check.violated}
+        compared += len(shortest)
+    assert compared >= 10
+
+
+def test_a_search_after_a_quick_look_ends_with_the_shortest_ways() -> None:
+    for text in programs(6):
+        plan = plan_of(text)
+        alone, after = (Explorer(plan, "main", quick=quick).run() for quick in (False, True))
+        assert {name: len(one.path) for name, one in after.findings.items()} == \
+            {name: len(one.path) for name, one in alone.findings.items()}
+        assert all(one.shortest for one in after.findings.values())
+
+
+REPAIR = DISKS + """
+device vol { mirror pv1 pv2 log=core region=512KiB nosync handle_errors }
+process app { write vol at=0 size=512 }
+process dmeventd { await event(vol)  load vol { linear pv2 }  suspend vol noflush nolockfs  resume vol }
+"""
+
+
+@pytest.mark.parametrize(("more", "helps"), [
+    ("run app dmeventd\n fault fail pv1 at=any most=1", True),
+    ("run app dmeventd\n fault fail pv1 at=any most=1\n fault fail pv2 at=any most=1", True),
+    ("run app asking\n fault fail pv1 at=any most=1", True),
+    ("run app waiting\n fault fail pv1 at=any most=1", False),
+    ("run app dmeventd\n fault detach pv1 at=any most=1", False),
+])
+def test_late_faults_change_no_verdict(more: str, helps: bool) -> None:
+    plan = plan_of(REPAIR + """
+process asking { flush pv2  if failed(pv1) { write vol at=4KiB size=512 } else { write vol at=8KiB size=512 } }
+process waiting { await failed(pv1)  write vol at=4KiB size=512 }
+scenario main "faults" { """ + more + """
+ always no-deadlock
+ always no-io-error
+ always no-error
+ finally no-lost-write vol
+}
+""")
+    late, everywhere = (Explorer(plan, "main", late_faults=late).run() for late in (True, False))
+    assert {name: len(one.path) for name, one in late.findings.items()} == \
+        {name: len(one.path) for name, one in everywhere.findings.items()}
+    assert late.progress.ends == everywhere.progress.ends
+    assert (late.progress.states < everywhere.progress.states) == helps
+
+
 def test_the_counterexample_is_the_shortest_and_replays() -> None:
     plan = plan_of(PHILOSOPHERS)
     found = Explorer(plan, "main").run()
