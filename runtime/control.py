@@ -96,7 +96,8 @@ def check_name(stack: Stack, name: str) -> None:
     if not name:
         stack.log("err", "device-mapper: ioctl: name not supplied when creating device")
         raise DmError(errno.EINVAL)
-    if "/" in name or name in (".", "..", "control") or _bytes(name) > NAME_MAX_BYTES:
+    is_taken = stack.era.refuses_taken_names and name in (".", "..", "control")
+    if "/" in name or is_taken or _bytes(name) > NAME_MAX_BYTES:
         stack.log("err", "device-mapper: ioctl: invalid device name")
         raise DmError(errno.EINVAL)
 

@@ -36,6 +36,7 @@ class Era:
     ``error_takes_device``: the error target takes a device over, whose limits it has (6.18).
     ``flakey_error_reads``: flakey knows ``error_reads`` and the features of chance, has errors for a default, and
     reaches the bytes that come from a disk (6.18).
+    ``refuses_taken_names``: no device may be called what /dev/mapper has anyway (6.5).
 
     ``now`` is Linux 6.1, which everything here is held against (versions and all), but for ``empty_device_waits``; of
     6.18 only these flags are known.  ``before-COMMIT`` is a kernel without that one fix, and otherwise the era that
@@ -63,6 +64,7 @@ class Era:
     failed_copies_are_committed: bool = True
     error_takes_device: bool = False
     flakey_error_reads: bool = False
+    refuses_taken_names: bool = False
 
 
 _2_6_34: Final = Era("2.6.34", keep_log=False, snapshot_overflow=False, raid=False, presuspend_undo=False)
@@ -75,7 +77,7 @@ _2_6_32: Final = Era(
 
 _ALL: Final = (
     Era("now"),
-    Era("6.18", error_takes_device=True, flakey_error_reads=True),
+    Era("6.18", error_takes_device=True, flakey_error_reads=True, refuses_taken_names=True),
     Era("without-eio-rule", flush_suspend_fails_held=False),
     Era("6.3", empty_device_waits=True),
     Era("without-eio-rule-6.3", empty_device_waits=True, flush_suspend_fails_held=False),

@@ -356,7 +356,7 @@ class Ioctl(Frame):
             self._log("Geometry exceeds range limits.")
             raise DmError(errno.EINVAL)
         if start > cylinders * heads * sectors:
-            self.stack.log("warning", "device-mapper: core: Start sector is beyond the geometry limits.")
+            self.stack.log("err", "device-mapper: core: Start sector is beyond the geometry limits.")
             raise DmError(errno.EINVAL)
         self.header.data_size = 0
         return self._answer()

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from .block import BlockDevice
     from .live_export import LiveExport
     from .stack import Stack
-
-READ_AHEAD_SECTORS: Final = 256
+    from .table import Table
 
 # Commands that may wait: for these somebody watches whether the caller is still there.
 _WAITING: Final = frozenset({form.DEV_WAIT, form.DEV_SUSPEND, form.DEV_REMOVE, form.TABLE_LOAD, form.TABLE_CLEAR,
@@ -39,6 +38,10 @@ _WAITING: Final = frozenset({form.DEV_WAIT, form.DEV_SUSPEND, form.DEV_REMOVE, f
 _GLOBAL_EVENTS: Final = frozenset({form.REMOVE_ALL, form.DEV_CREATE, form.DEV_REMOVE, form.DEV_RENAME})
 # Commands that depend on how often a device is open, or tell it.
 _COUNTING: Final = frozenset({form.DEV_STATUS, form.DEV_REMOVE, form.REMOVE_ALL})
+
+# How far the kernel reads ahead where nothing says otherwise; a page is what it counts in.
+READ_AHEAD_SECTORS: Final = 256
+PAGE_SECTORS: Final = 8
 
 
 class CallerTask(LiveTask):
@@ -99,7 +102,7 @@ class IoctlDoor:
         self.stack = stack
         self.engine = engine
         self.export = export
-        self.chosen: dict[tuple[str, str], tuple[BlockDevice, int]] = {}
+        self.chosen: dict[tuple[str, str], tuple[BlockDevice | Table | None, int]] = {}
         self.under_way: list[tuple[CallerTask, Ioctl]] = []
         self.events = GlobalEvents()
         stack.on_event = self.events.happened
@@ -181,10 +184,10 @@ class IoctlDoor:
     def _block(self, device: BlockDevice) -> dict[str, Any]:
         files = self.export.opened.values() if self.export is not None else ()
         opens = sum(count for opened, count in files if opened is device)
-        block = {"major": device.major, "minor": device.minor, "kernel": self.stack.kernel_name(device),
+        block: dict[str, Any] = {"major": device.major, "minor": device.minor, "kernel": self.stack.kernel_name(device),
                  "sectors": device.sectors, "set_up": True, "node": True, "io_min": 512, "io_opt": 0,
                  "read_only": bool(self._chosen(device, "read_only", int(device.read_only))),
-                 "read_ahead": self._chosen(device, "read_ahead", READ_AHEAD_SECTORS), "opens": opens,
+                 "read_ahead": READ_AHEAD_SECTORS, "opens": opens,
                  "held": device.open_count > opens, "deps": []}
         if isinstance(device, MappedDevice):
             table = device.live
@@ -196,20 +199,28 @@ class IoctlDoor:
                 if isinstance(target, Striped):
                     chunk = target.chunk_sectors * SECTOR_BYTES
                     block |= {"io_min": chunk, "io_opt": chunk * len(target.stripes)}
+        usual = max(READ_AHEAD_SECTORS, 2 * block["io_opt"] // SECTOR_BYTES)
+        block["read_ahead"] = self._chosen(device, "read_ahead", usual)
         return block
+
+    @staticmethod
+    def _subject(device: BlockDevice, what: str) -> BlockDevice | Table | None:
+        """What is set stays so for: a device, but a mapped one's read-ahead is set anew when a table is swapped in."""
+        return device.live if what == "read_ahead" and isinstance(device, MappedDevice) else device
 
     def _chosen(self, device: BlockDevice, what: str, usual: int) -> int:
         chosen, value = self.chosen.get((device.number, what), (None, 0))
-        return value if chosen is device else usual
+        return value if chosen is not None and chosen is self._subject(device, what) else usual
 
     def _set(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        """``read_only`` or ``read_ahead`` of the device with a ``number``."""
+        """``read_only`` or ``read_ahead`` (in sectors; it counts in pages) of the device with a ``number``."""
         def change() -> None:
             for device in self.stack.everything():
                 for what in ("read_only", "read_ahead"):
                     value = request.get(what)
                     if device.number == request.get("number") and isinstance(value, int):
-                        self.chosen[device.number, what] = (device, value)
+                        value = value // PAGE_SECTORS * PAGE_SECTORS if what == "read_ahead" else value
+                        self.chosen[device.number, what] = (self._subject(device, what), value)
         self.engine.call(change)
         return {}
 

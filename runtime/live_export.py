@@ -118,6 +118,8 @@ class LiveExport:
 
     def open(self, name: str, *, write: bool) -> None:
         """``EBUSY`` for a new device while an older one of that name, renamed since, is still open."""
+        del write
+
         def hold() -> None:
             opened, count = self.opened.get(name, (None, 0))
             device = self._present(name) or opened
@@ -125,8 +127,6 @@ class LiveExport:
                 raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
             if opened is not None and opened is not device:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-            if write and device.read_only:
-                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
             self.stack.hold(device)
             self.opened[name] = (device, count + 1)
             if device.name != name:
@@ -178,6 +178,8 @@ class LiveExport:
 
     def write(self, name: str, offset: int, buffer: memoryview) -> int:
         device = self._device(name)
+        if device.read_only:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         size = device.sectors * SECTOR_BYTES
         if offset >= size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -196,6 +198,8 @@ class LiveExport:
     def discard(self, name: str, offset: int, length: int) -> None:
         """Whole sectors are discarded, parts of sectors at the edges are zeroed."""
         device = self._device(name)
+        if device.read_only:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         if not (device.supports_discard and device.discard_zeroes):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         end = offset + length

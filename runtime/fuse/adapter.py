@@ -178,22 +178,23 @@ class Files:
         """Open a device; O_TRUNC, O_CREAT and O_APPEND mean nothing to one."""
         return self._open_file(path, flags)[0]
 
-    def _open_file(self, path: str, flags: int) -> tuple[int, bool]:
-        """Open a device, and tell whether its cached pages stay.
+    def _open_file(self, path: str, flags: int) -> tuple[int, bool, bool]:
+        """Open a device, and tell whether its cached pages stay, and whether writes go past them.
 
-        A block device's page cache lives until the last close, so the first opening starts without one.
+        A block device's page cache lives until the last close, so the first opening starts without one. One that is
+        read-only can be opened for writing, as any block device can, and refuses each write: so no page may be
+        written in the cache, where nobody would hear of it.
         """
         name = path[1:]
         write = flags & os.O_ACCMODE != os.O_RDONLY
-        if write and self._is_read_only(name):
-            fail(errno.EACCES)
+        refuses = write and self._is_read_only(name)
         self._size(name)
         self._export.open(name, write=write)
         with self._opening:
             is_open_elsewhere = any(handle.name == name for handle in self._handles.values())
             number = next(self._numbers)
             self._handles[number] = Handle(name, write, self._export.straight(name))
-        return number, is_open_elsewhere
+        return number, is_open_elsewhere, refuses
 
     def release(self, path: str | None, fh: int) -> int:
         """End an opening after its last close."""
@@ -357,7 +358,7 @@ class Callbacks:
     def open(self, path: bytes, info: Any) -> int:
         """Open a file and say what becomes of its cached pages."""
         fields = info.contents
-        fields.fh, fields.keep_cache = self.files._open_file(os.fsdecode(path), fields.flags)
+        fields.fh, fields.keep_cache, fields.direct_io = self.files._open_file(os.fsdecode(path), fields.flags)
         return 0
 
     def read(self, path: int, memory: int, size: int, offset: int, info: int) -> int:

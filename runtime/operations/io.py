@@ -57,6 +57,8 @@ class Transfers(Frame):
         except DmError as error:
             return Return(-error.errno)
         offset = self._next_offset(place)
+        if self.operation == "write" and place.device.read_only:
+            return Return(-errno.EPERM)
         if offset + self.size > place.size and self.operation == "write":
             return Return(-errno.ENOSPC)
         self.open = place.device

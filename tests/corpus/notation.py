@@ -15,11 +15,14 @@ made of it, one fact a line:
 NAME`` and ``close NAME``, which hold a device open.  Below it are ``1|`` lines of stdout, ``2|`` of stderr, ``k|`` of
 the kernel's log, and ``= `` the exit status.  A section begins with ``##``, on a machine without any device.
 
+Of dmsetup's help only names are kept: its sentences are those of its authors, and ours are others.
+
 Both: ``#`` is a remark, and stays where it is when a file is recorded anew.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -96,6 +99,28 @@ def write_commands(entries: list[Entry], after: list[str]) -> str:
     for entry in entries:
         lines += [*entry.before, f"$ {entry.given}", *entry.facts]
     return "\n".join([*lines, *after]) + "\n"
+
+
+_COLUMN: Final = re.compile(r"2\|  ([\w?]+) +- .*?( \[[\w ]+\])?$")
+_SYNOPSIS: Final = ("2|\t", "2|        [", "2|dmsetup")
+
+
+def without_prose(given: str, facts: list[str]) -> list[str]:
+    """What a command said without the sentences of a help text; the synopsis stays once, with `dmsetup help`."""
+    kept: list[str] = []
+    helping = False
+    for line in facts:
+        if line in ("2|Usage:", "2|Selection operands"):
+            helping = True
+            kept.append(line)
+            continue
+        helping = helping and line.startswith("2|") and line != "2|Mapped Device Name Fields"
+        if not helping:
+            column = _COLUMN.match(line)
+            kept.append(f"2|  {column[1]} -{column[2] or ''}" if column else line)
+        elif given == "dmsetup help" and line.startswith(_SYNOPSIS):
+            kept.append(line)
+    return kept
 
 
 def split_command(given: str) -> tuple[str, str | None]:

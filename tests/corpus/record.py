@@ -27,6 +27,7 @@ from tests.corpus.notation import (
     read_commands,
     read_tables,
     split_command,
+    without_prose,
     write_commands,
     write_tables,
 )
@@ -81,10 +82,17 @@ t() {
 }
 c() {
     echo "@entry $1"
-    eval "$2" >/tmp/out 2>/tmp/err
+    rm -f /tmp/out /tmp/err
+    case "$2" in
+    hold*) : >/tmp/err; eval "$2" ;;
+    *) ( eval "$2" ) >/tmp/out 2>/tmp/err ;;
+    esac
     c_status=$?
+    [ -e /tmp/out ] || : >/tmp/out
     sed 's/^/1|/' /tmp/out; sed 's/^/2|/' /tmp/err; k; echo "= $c_status"
 }
+hold() { sleep 1000 </dev/mapper/$1 & eval holder_$1=$!; }
+hold_no_more() { eval kill \\$holder_$1; eval wait \\$holder_$1; true; } 2>/dev/null
 fresh() {
     n=0
     while [ "$(dmsetup ls)" != "No devices found" ] && [ $n -lt 20 ]; do
@@ -110,15 +118,17 @@ def _run(guest: Guest, lines: list[str]) -> dict[int, list[str]]:
     """What each entry printed, by its number."""
     script = _HEAD % {"disks": " ".join(map(str, DISKS)), "noise": "\\|".join(_NOISE)} + "\n".join(lines) + "\n"
     run = boot(guest, script, [])
-    if not run.ended or "@trouble" in run.output:
+    if "@kernel" not in run.output or "@trouble" in run.output:
         raise Trouble(f"{run.output[-3000:]}\n{run.console[-1000:]}")
     found: dict[int, list[str]] = {}
     number = -1
-    for line in run.output.splitlines()[1:-1]:
+    for line in run.output.splitlines()[1:]:
         if line.startswith("@entry "):
             found[number := int(line.split()[1])] = []
-        else:
+        elif line != "@end":
             found[number].append(line)
+    if not run.ended:
+        raise Trouble(f"the guest stopped at entry {number} of this boot:\n{run.output[-500:]}\n{run.console[-4000:]}")
     print(f"{len(found)} entries, Linux {run.output.split()[1]}, {run.seconds:.0f} s", file=sys.stderr)
     return found
 
@@ -167,9 +177,9 @@ def command_script(entries: list[Entry]) -> list[str]:
             words = f"printf %s {shlex.quote(text)} | {words}"
         match words.split():
             case ["open", name]:
-                words = f"sleep 1000 </dev/mapper/{name} & eval holder_{name}=$!"
+                words = f"hold {name}"
             case ["close", name]:
-                words = f"eval kill \\$holder_{name}; eval wait \\$holder_{name} 2>/dev/null; true"
+                words = f"hold_no_more {name}"
         lines.append(f"c {number} {shlex.quote(words)}")
     return lines
 
@@ -208,7 +218,7 @@ def answered(path: Path, guest: Guest) -> str:
     with ThreadPoolExecutor(2) as pool:
         for part, found in zip(parts, pool.map(lambda lines: _run(guest, lines), scripts), strict=True):
             for number, entry in enumerate(part):
-                entry.facts = list(facts(found[number]))
+                entry.facts = without_prose(entry.given, list(facts(found[number])))
     return write_tables(entries, after) if path == TABLES else write_commands(entries, after)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+import shlex
 from collections.abc import Iterator
 
 import pytest
@@ -10,13 +12,16 @@ from tests.dmsetup.machine import LocalDoor, Machine
 
 from dmspec.runtime.registry import TARGETS
 
-from .notation import DISKS, TABLES, Entry, read_tables
+from .notation import COMMANDS, DISKS, TABLES, Entry, read_commands, read_tables, split_command, without_prose
 
 _FAILED = re.compile(r"device-mapper: \w+ ioctl on d .*failed: (.*)")
 
 
 def new_machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return Machine(monkeypatch, LocalDoor(DISKS))
+    """The guest has all its modules loaded, and nothing but what device-mapper itself does goes on in it."""
+    machine = Machine(monkeypatch, LocalDoor(DISKS))
+    machine.door.questions.core.load_module("raid")
+    return machine
 
 
 def log_lines(machine: Machine, prefix: str) -> list[str]:
@@ -60,6 +65,36 @@ def test_each_table_is_taken_or_refused_as_the_kernel_does(tables: list[Entry],
                                           *(f"  kernel {fact}" for fact in entry.facts if fact not in facts),
                                           *(f"  dmspec {fact}" for fact in facts if fact not in entry.facts)]))
     assert not differences, f"{len(differences)} of {len(tables)} differ\n" + "\n".join(differences)
+
+
+def answered(machine: Machine, given: str) -> list[str]:
+    """The facts of one command."""
+    command, text = split_command(given)
+    match command.split():
+        case ["open", name]:
+            machine.hold(name)
+            return ["= 0"]
+        case ["close", name]:
+            machine.let_go(name)
+            return ["= 0"]
+    out, err, status = machine.run(*shlex.split(command)[1:], stdin=(text or "").encode())
+    lines = [f"{mark}|{line}" for mark, said in (("1", out), ("2", err)) for line in said.splitlines()]
+    return without_prose(given, [*lines, *log_lines(machine, "k|"), f"= {status}"])
+
+
+def test_dmsetup_says_what_the_binary_says_on_a_real_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries, _after = read_commands(COMMANDS.read_text())
+    assert len(entries) > 700
+    differences = []
+    machine = new_machine(monkeypatch)
+    for entry in entries:
+        machine = new_machine(monkeypatch) if entry.heading else machine
+        facts = answered(machine, entry.given)
+        if facts != entry.facts:
+            shown = difflib.unified_diff(entry.facts, facts, "kernel", "dmspec", n=0, lineterm="")
+            differences.append("\n".join([f"commands.txt, line {entry.line}: $ {entry.given}",
+                                          *(f"  {line}" for line in shown if line[:2] not in ("--", "++", "@@"))]))
+    assert not differences, f"{len(differences)} of {len(entries)} differ\n" + "\n".join(differences)
 
 
 def test_every_target_is_there_with_tables_of_both_kinds(tables: list[Entry]) -> None:

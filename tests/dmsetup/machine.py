@@ -12,7 +12,9 @@ import pytest
 
 from dmspec.dmsetup.command import main
 from dmspec.dmsetup.door import Door, NoMountError
+from dmspec.runtime import control
 from dmspec.runtime.backing import SparseMemory
+from dmspec.runtime.block import BlockDevice
 from dmspec.runtime.eras import ERAS
 from dmspec.runtime.ioctl_live import IoctlDoor
 from dmspec.runtime.live import LiveEngine
@@ -37,6 +39,7 @@ class LocalDoor(Door):
         self.stack = Stack(self.engine, ERAS["now"], TARGETS)
         for index, sectors in enumerate(disks):
             self.stack.add_disk(f"loop{index}", sectors, SparseMemory())
+        self.stack.on_removed = lambda md: Task(self.engine, "deferred removal").start(control.Remove(md))
         self.questions = IoctlDoor(self.stack, cast(LiveEngine, self.engine))
         self.calls: list[int] = []
 
@@ -66,6 +69,17 @@ class Machine:
         self.door = door or LocalDoor()
         self.monkeypatch = monkeypatch
         monkeypatch.setenv("LC_ALL", "C")
+        self.held: dict[str, BlockDevice] = {}
+
+    def hold(self, name: str) -> None:
+        """Open a device, as a program does; it is the same one after a rename."""
+        self.held[name] = self.door.stack.device(name)
+        self.door.stack.hold(self.held[name])
+
+    def let_go(self, name: str) -> None:
+        """Close it."""
+        self.door.stack.release(self.held.pop(name))
+        self.door.engine.run(limit=self.door.engine.steps + 10_000)
 
     def run(self, *words: str, stdin: bytes = b"") -> tuple[str, str, int]:
         out, err = io.StringIO(), io.StringIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+from tests.corpus.notation import without_prose
 
 from dmspec.dmsetup import names
 from dmspec.dmsetup.blockdev import block_of
@@ -18,11 +19,18 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
 
 
+def names_in(text: str) -> list[str]:
+    """Commands, options and columns: the sentences beside them are our own."""
+    return without_prose("dmsetup help", [f"2|{line}" for line in text.splitlines()])
+
+
 @pytest.mark.requires("dmsetup")
 @pytest.mark.parametrize("words", [["help"], ["help", "-c"], ["--help"], ["nonsense"], ["create", "a", "b", "c"], []])
 def test_help_is_that_of_the_binary(machine: Machine, words: list[str]) -> None:
     real = subprocess.run(["dmsetup", *words], capture_output=True, text=True, check=False)
-    assert machine.run(*words) == (real.stdout, real.stderr, real.returncode)
+    out, err, status = machine.run(*words)
+    assert (out, status) == (real.stdout, real.returncode)
+    assert names_in(err) == names_in(real.stderr)
 
 
 def test_a_table_of_many_targets_takes_a_larger_buffer(machine: Machine) -> None:

@@ -59,9 +59,6 @@ MASKS: Final = (
          "ls -l: the devices of a mount are regular files, with a size instead of a device number",
          ("f-control",)),
     Mask(r"^total \d+$", "total", "ls -l: regular files have blocks", ("f-control",)),
-    Mask(r"^dd: (?:error writing|failed to open) '/dev/mapper/ro': .*$", "dd: cannot write '/dev/mapper/ro'",
-         "a read-only device is refused when it is opened for writing (EACCES), as FUSE has to; Linux 6.1 lets it be "
-         "opened and refuses the write (EPERM)", ("a-basic",)),
 )
 
 

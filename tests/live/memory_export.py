@@ -133,6 +133,8 @@ class MemoryExport:
     def write(self, name: str, offset: int, buffer: memoryview) -> int:
         self.calls["write"] += 1
         device = self._devices[name]
+        if device.read_only:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         device.pass_gate()
         room = device.size_bytes - offset
         if room <= 0 and len(buffer):

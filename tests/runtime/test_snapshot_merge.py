@@ -129,12 +129,6 @@ def test_tables_that_are_refused(params: str, reason: str) -> None:
                               "err: device-mapper: ioctl: error adding target to table"]
 
 
-def test_an_origin_that_is_read_only_cannot_be_merged_into() -> None:
-    found = Merging()
-    found.disk(0).read_only = True
-    assert found.create("d", "0 1024 snapshot-merge loop0 loop1 P 8") == -errno.EACCES
-
-
 def test_only_one_takes_exceptions_over_to_merge_them() -> None:
     found = fresh(removed=False)
     assert found.create("cow2", "0 512 linear loop2 0") == 0

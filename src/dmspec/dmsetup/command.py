@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -117,6 +118,9 @@ def main(words: list[str], mountpoint: str | None = None, door: Door | None = No
         session.error(str(error))
         session.error("Couldn't process command line.")
         return 1
+    if "udevcookie" in session.options:
+        with contextlib.suppress(CommandFailed):
+            show.cookie_value(session, session.options["udevcookie"])
     session.mangling = session.options["manglename"].lower() or "auto"
     try:
         return _chosen(session)

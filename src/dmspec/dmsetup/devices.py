@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmspec.dmsetup import names
-from dmspec.dmsetup.options import atoi
+from dmspec.dmsetup.options import Options, atoi
 from dmspec.dmsetup.show import display_info, each_device
 from dmspec.dmsetup.task import CommandFailed, Session, Task
 from dmspec.runtime import ioctl_format as form
@@ -124,18 +124,19 @@ def create_one(session: Session, name: str, file: str | None) -> None:
         task.minor = options.number("minor")
         task.major = task.major if "major" in options else DM_MAJOR
     task.node_on_create = "addnodeoncreate" in options
+    task.read_ahead = read_ahead(options)
     if not table:
         task.flags |= read_only
         answer = session.run(task)
     else:
-        # This task alone takes device-mapper's own major number, whatever the user says (_create_and_load_v4).
+        # This task alone takes device-mapper's own major number, whatever the user says .
         answer = session.run(replace(task, major=DM_MAJOR) if task.minor >= 0 else task)
         device = form.decode_dev(answer.header.dev)
         try:
             reload = Task("reload", name, major=device[0], minor=device[1], targets=table, flags=read_only)
             session.run(reload)
             resume = Task("resume", name, major=task.major, minor=task.minor, flags=read_only,
-                          node_on_resume=not task.node_on_create)
+                          node_on_resume=not task.node_on_create, read_ahead=task.read_ahead)
             answer = session.run(resume)
         except CommandFailed:
             try:
@@ -145,6 +146,12 @@ def create_one(session: Session, name: str, file: str | None) -> None:
             raise
     if "verbose" in options:
         display_info(session, answer)
+
+
+def read_ahead(options: Options) -> str:
+    """What ``--readahead`` asks for: sectors, sectors behind a plus, or nothing (``auto``)."""
+    value = options["readahead"]
+    return "" if value == "auto" else "0" if value == "none" else value
 
 
 def create_concise(session: Session, arguments: list[str]) -> None:
@@ -226,6 +233,8 @@ def simple(session: Session, kind: str, name: str | None, event_nr: int = 0, *, 
     if kind in ("remove", "remove_all") and "deferred" in options:
         task.flags |= form.DEFERRED_REMOVE
     task.node_on_resume = "addnodeoncreate" not in options
+    if kind == "resume":
+        task.read_ahead = read_ahead(options)
     answer = session.run(task)
     if display and "verbose" in options:
         display_info(session, answer)
@@ -389,7 +398,7 @@ def mangle(session: Session, arguments: list[str]) -> None:
     name, uuid = arguments[0] if arguments else answer.header.name, answer.header.uuid
     try:
         for text, what in ((name, "name"), (uuid, "UUID")):
-            names.check_once(text, what, mode)
+            names.check_once(text, what, mode, "Manual intervention required to rename the device.")
         new_name = names.unmangle(name, "auto") if mode == "none" else names.mangle(name, "name", mode)
         new_uuid = names.unmangle(uuid, "auto") if mode == "none" else names.mangle(uuid, "UUID", mode)
     except names.BadNameError as error:

@@ -89,6 +89,10 @@ class Door:
         """Make or remove a device's file in /dev/mapper."""
         self.ask("node", name=encode(name), there=there)
 
+    def set_read_ahead(self, number: str, sectors: int) -> None:
+        """Tell a device's queue how far reads are to run ahead."""
+        self.ask("set", number=number, read_ahead=sectors)
+
     def mountpoint(self) -> str:
         """Where the devices are files."""
         return str(self.ask("where")["mountpoint"])

@@ -61,11 +61,18 @@ def unmangle(text: str, mode: str) -> str:
     return plain.decode("utf-8", "surrogateescape")
 
 
-def check_once(text: str, what: str, mode: str) -> None:
+def check_once(text: str, what: str, mode: str, then: str = "This is not allowed in auto mode.") -> None:
     """Refuse a name that has been encoded twice."""
     if mode == "auto" and _TWICE in text:
-        raise BadNameError(f'The {what} "{text}" seems to be mangled more than once. '
-                         "Manual intervention required to rename the device.")
+        raise BadNameError(f'The {what} "{text}" seems to be mangled more than once. {then}')
+
+
+def shown(text: str, what: str, mode: str) -> str:
+    """A kernel's name as it is shown; refused if the kernel has it in a form that udev would not take."""
+    check_once(text, what, mode)
+    if mode == "auto" and any(byte not in _SAFE and byte != ord("\\") for byte in encode(text)):
+        raise BadNameError(f'The {what} "{text}" should be mangled but it contains blacklisted characters.')
+    return unmangle(text, mode)
 
 
 def device_name(text: str, mode: str) -> str:

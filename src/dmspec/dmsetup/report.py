@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dmspec.dmsetup.report_fields import DEFAULT, FIELDS, GROUPS, SPLITNAME, Field, Row, help_lines, split_lvm_name
+from dmspec.dmsetup.report_fields import (
+    DEFAULT,
+    FIELDS,
+    GROUPS,
+    REGIONS,
+    SPLITNAME,
+    STATISTICS,
+    Field,
+    Row,
+    help_lines,
+    selection_help_lines,
+    split_lvm_name,
+)
 from dmspec.dmsetup.select import Selection, SelectionError
 from dmspec.dmsetup.task import Answer, CommandFailed, Session
 
@@ -20,6 +32,8 @@ def _canonical(name: str) -> str:
 
 
 _BY_NAME = {_canonical(name): one for name, one in FIELDS.items()}
+# Rows with one of these are about statistics, of which there are none.
+_STATISTICS = {_canonical(name) for name in (*STATISTICS, *REGIONS, "all", "stats_all", "region_all")}
 _GROUPS = {_canonical(name): fields for name, fields in GROUPS.items()}
 
 
@@ -37,7 +51,7 @@ class Report:
         self.rows: list[list[str]] = []
         self.fields: list[Field] = []
         self.hidden = 0
-        self.help_only = False
+        self.selecting = self.is_empty = False
         is_plain = "noheadings" in options
         self.separator = ":" if is_plain else " "
         self.aligned = not is_plain and "nameprefixes" not in options and "rows" not in options
@@ -48,8 +62,10 @@ class Report:
         if "options" in options:
             said = options["options"]
             wanted = f"{wanted},{said[1:]}" if said.startswith("+") else said
-        if any(word in ("help", "?") for word in wanted.split(",")):
-            self.help_only = True
+        self.help_only = any(word in ("help", "?") for word in (*wanted.split(","), *options["sort"].split(",")))
+        if "select" in options and options["select"].strip() in ("help", "?"):
+            self.help_only = self.selecting = True
+        if self.help_only:
             return
         self._choose(wanted)
         if "sort" in options and command in ("status", "table"):
@@ -60,7 +76,6 @@ class Report:
 
     def _unknown(self, name: str, prefix: str = "") -> None:
         self.show_help()
-        self.session.error(" ")
         self.session.fail(f"{prefix}Unrecognised field: {name}")
 
     def _choose(self, wanted: str) -> None:
@@ -70,6 +85,8 @@ class Report:
             one = find_field(word)
             if one is not None:
                 self.fields.append(one)
+            elif _canonical(word) in _STATISTICS:
+                self.is_empty = True
             elif _canonical(word) in _GROUPS:
                 self.fields += _GROUPS[_canonical(word)]
             else:
@@ -90,11 +107,19 @@ class Report:
         try:
             return Selection(text, find_field)
         except SelectionError as error:
-            self.session.fail(str(error))
+            if error.lists_columns:
+                self.selecting = True
+                self.show_help(operators=False)
+            if str(error):
+                self.session.error(str(error))
+            self.session.error(f"Selection syntax error at '{error.rest}'.")
+            self.session.fail("Use 'help' for selection to get more help.")
 
-    def show_help(self) -> None:
-        """List the columns, on stderr."""
-        for line in help_lines():
+    def show_help(self, *, operators: bool = True) -> None:
+        """List the columns, on stderr; for a selection also what it is made of."""
+        for line in help_lines(selecting=self.selecting):
+            self.session.error(line)
+        for line in selection_help_lines() if self.selecting and operators else ():
             self.session.error(line)
 
     def row_of(self, answer: Answer) -> Row:
@@ -109,7 +134,7 @@ class Report:
 
     def add(self, row: Row) -> None:
         """A line more, if it is wanted."""
-        if self.selects(row):
+        if not self.is_empty and self.selects(row):
             self.rows.append([one.value(row) for one in self.fields])
 
     def output(self) -> None:

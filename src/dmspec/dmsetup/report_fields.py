@@ -11,8 +11,6 @@ from dmspec.dmsetup.task import Answer, Session, Task
 from dmspec.dmsetup.tree import Tree
 from dmspec.runtime import ioctl_format as form
 
-READ_AHEAD_SECTORS: Final = 256
-
 
 @dataclass
 class Row:
@@ -82,11 +80,11 @@ def split_lvm_name(name: str) -> tuple[str, str, str]:
 
 
 def read_ahead(session: Session, header: form.Header) -> int | None:
-    """What sysfs, else the device's node, says; without both the error of opening it is said."""
+    """What sysfs, else the device's node, says, in sectors; without both the error of opening it is said."""
     number = form.decode_dev(header.dev)
     block = next((one for one in session.blocks() if (one.major, one.minor) == number), None)
     if block is not None and block.set_up:
-        return READ_AHEAD_SECTORS
+        return block.read_ahead
     problem = "No such device or address" if block is not None and block.node else "No such file or directory"
     session.error(f"/dev/mapper/{header.name}: open failed: {problem}")
     return None
@@ -132,65 +130,66 @@ def _count(number: int) -> str:
 
 
 NAME_FIELDS: Final = (
-    Field("name", "Name", 16, _name, "Name of mapped device."),
+    Field("name", "Name", 16, _name, "What the device is called."),
     Field("mangled_name", "MangledName", 16, lambda row: names.mangle(row.header.name, "name", "auto"),
-          "Mangled name of mapped device."),
+          "Its name as udev takes it, other characters encoded."),
     Field("unmangled_name", "UnmangledName", 16, lambda row: names.unmangle(row.header.name, "auto"),
-          "Unmangled name of mapped device."),
-    Field("uuid", "UUID", 32, _uuid, "Unique (optional) identifier for mapped device."),
+          "Its name with the encoded characters as they are meant."),
+    Field("uuid", "UUID", 32, _uuid, "Its uuid, where it has one."),
     Field("mangled_uuid", "MangledUUID", 32, lambda row: names.mangle(row.header.uuid, "UUID", "auto"),
-          "Mangled unique (optional) identifier for mapped device."),
+          "Its uuid, other characters encoded."),
     Field("unmangled_uuid", "UnmangledUUID", 32, lambda row: names.unmangle(row.header.uuid, "auto"),
-          "Unmangled unique (optional) identifier for mapped device."),
-    Field("read_ahead", "RAhead", 6, lambda row: str(read_ahead(row.session, row.header) or 0), "Read ahead value.",
-          numeric=True),
+          "Its uuid with the encoded characters as they are meant."),
+    Field("read_ahead", "RAhead", 6, lambda row: str(read_ahead(row.session, row.header) or 0),
+          "How far reads run ahead, in sectors.", numeric=True),
 )
 
 INFO_FIELDS: Final = (
-    Field("blkdevname", "BlkDevName", 16, lambda row: _kernel_name(row, row.number), "Name of block device."),
+    Field("blkdevname", "BlkDevName", 16, lambda row: _kernel_name(row, row.number), "What the kernel calls it: dm-N."),
     Field("attr", "Stat", 4, _attributes,
-          "(L)ive, (I)nactive, (s)uspended, (r)ead-only, read-(w)rite."),
-    Field("tables_loaded", "Tables", 6, _tables, "Which of the live and inactive table slots are filled."),
+          "Four letters: a live table L, an inactive one I, suspended s, r or w."),
+    Field("tables_loaded", "Tables", 6, _tables, "Which tables it has."),
     Field("suspended", "Suspended", 9, lambda row: "Suspended" if row.header.flags & form.SUSPEND else "Active",
-          "Whether the device is suspended."),
+          "Suspended or active."),
     Field("readonly", "Read-only", 9,
           lambda row: "Read-only" if row.header.flags & form.READONLY else "Writeable",
-          "Whether the device is read-only or writeable."),
-    Field("devno", "DevNo", 5, lambda row: _numbers([row.number]), "Device major and minor numbers"),
-    Field("major", "Maj", 3, lambda row: str(row.number[0]), "Block device major number.", numeric=True),
-    Field("minor", "Min", 3, lambda row: str(row.number[1]), "Block device minor number.", numeric=True),
+          "Read-only or writeable."),
+    Field("devno", "DevNo", 5, lambda row: _numbers([row.number]), "Its number, MAJOR:MINOR."),
+    Field("major", "Maj", 3, lambda row: str(row.number[0]), "The first part of its number.", numeric=True),
+    Field("minor", "Min", 3, lambda row: str(row.number[1]), "The second part of its number.", numeric=True),
     Field("open", "Open", 4, lambda row: str(row.header.open_count),
-          "Number of references to open device, if requested.", numeric=True),
+          "How often it is open, by programs and by devices.", numeric=True),
     Field("segments", "Targ", 4, lambda row: _count(row.header.target_count),
-          "Number of segments in live table, if present.", numeric=True),
-    Field("events", "Event", 6, lambda row: str(row.header.event_nr), "Number of most recent event.", numeric=True),
+          "How many segments the live table has.", numeric=True),
+    Field("events", "Event", 6, lambda row: str(row.header.event_nr), "How many events there have been.", numeric=True),
 )
 
 DEPS_FIELDS: Final = (
-    Field("device_count", "#Devs", 5, lambda row: str(len(row.deps())), "Number of devices used by this one.",
+    Field("device_count", "#Devs", 5, lambda row: str(len(row.deps())), "How many devices it lies on.",
           numeric=True),
     Field("devs_used", "DevNamesUsed", 16, lambda row: _names(row, inverted=False),
-          "List of names of mapped devices used by this one.", needs="tree"),
+          "The mapped devices that it lies on, by name.", needs="tree"),
     Field("devnos_used", "DevNosUsed", 16, lambda row: _numbers(row.deps()),
-          "List of device numbers of devices used by this one."),
+          "The devices that it lies on, by number."),
     Field("blkdevs_used", "BlkDevNamesUsed", 16,
           lambda row: ",".join(_kernel_name(row, number) for number in row.deps()),
-          "List of names of block devices used by this one."),
+          "The devices that it lies on, by the kernel's names."),
     Field("device_ref_count", "#Refs", 5, lambda row: str(len(row.node(inverted=True))),
-          "Number of mapped devices referencing this one.", numeric=True, needs="tree"),
+          "How many mapped devices lie on it.", numeric=True, needs="tree"),
     Field("names_using_dev", "RefNames", 8, lambda row: _names(row, inverted=True),
-          "List of names of mapped devices using this one.", needs="tree"),
+          "The mapped devices that lie on it, by name.", needs="tree"),
     Field("devnos_using_dev", "RefDevNos", 9,
           lambda row: _numbers([number for number, _name in row.node(inverted=True) if any(number)]),
-          "List of device numbers of mapped devices using this one.", needs="tree"),
+          "The mapped devices that lie on it, by number.", needs="tree"),
 )
 
 SPLIT_FIELDS: Final = (
-    Field("subsystem", "Subsys", 6, lambda row: row.split[0], "Userspace subsystem responsible for this device.",
+    Field("subsystem", "Subsys", 6, lambda row: row.split[0], "Who has made it, as its uuid says.",
           needs="split"),
-    Field("vg_name", "VG", 4, lambda row: row.split[1], "LVM Volume Group name.", needs="split"),
-    Field("lv_name", "LV", 4, lambda row: row.split[2], "LVM Logical Volume name.", needs="split"),
-    Field("lv_layer", "LVLayer", 7, lambda row: row.split[3], "LVM device layer.", needs="split"),
+    Field("vg_name", "VG", 4, lambda row: row.split[1], "The volume group, from an LVM name.", needs="split"),
+    Field("lv_name", "LV", 4, lambda row: row.split[2], "The logical volume, from an LVM name.", needs="split"),
+    Field("lv_layer", "LVLayer", 7, lambda row: row.split[3], "The layer below a logical volume, from an LVM name.",
+          needs="split"),
 )
 
 FIELDS: Final = {one.name: one for one in (*NAME_FIELDS, *INFO_FIELDS, *DEPS_FIELDS, *SPLIT_FIELDS)}
@@ -201,90 +200,78 @@ DEFAULT: Final = "name,major,minor,attr,open,segments,events,uuid"
 SPLITNAME: Final = "vg_name,lv_name,lv_layer"
 
 # Columns of statistics are listed by the help and nowhere else: nothing here counts I/O.
-_STATISTICS: Final = """
-    read_count: Count of reads completed.
-    reads_merged_count: Count of read requests merged.
-    read_sector_count: Count of sectors read.
-    read_time: Accumulated duration of all read requests (ns).
-    write_count: Count of writes completed.
-    writes_merged_count: Count of write requests merged.
-    write_sector_count: Count of sectors written.
-    write_time: Accumulated duration of all writes (ns).
-    in_progress_count: Count of requests currently in progress.
-    io_ticks: Nanoseconds spent servicing requests.
-    queue_ticks: Total nanoseconds spent in queue.
-    read_ticks: Nanoseconds spent servicing reads.
-    write_ticks: Nanoseconds spent servicing writes.
-    reads_merged_per_sec: Read requests merged per second.
-    writes_merged_per_sec: Write requests merged per second.
-    reads_per_sec: Reads per second.
-    writes_per_sec: Writes per second.
-    read_size_per_sec: Size of data read per second.
-    write_size_per_sec: Size of data written per second.
-    avg_request_size: Average request size.
-    queue_size: Average queue size.
-    await: Averate wait time.
-    read_await: Averate read wait time.
-    write_await: Averate write wait time.
-    throughput: Throughput.
-    service_time: Service time.
-    util: Utilization.
-    hist_count: Latency histogram counts.
-    hist_count_bounds: Latency histogram counts with bin boundaries.
-    hist_count_ranges: Latency histogram counts with bin ranges.
-    hist_percent: Relative latency histogram.
-    hist_percent_bounds: Relative latency histogram with bin boundaries.
-    hist_percent_ranges: Relative latency histogram with bin ranges.
-    interval_ns: Sampling interval in nanoseconds.
-    interval: Sampling interval.
-"""
-_REGIONS: Final = """
-    region_id: Region ID.
-    region_start: Region start.
-    region_len: Region length.
-    area_id: Area ID.
-    area_start: Area offset from start of device.
-    area_len: Area length.
-    area_offset: Area offset from start of region.
-    area_count: Area count.
-    group_id: Group ID.
-    program_id: Program ID.
-    user_data: Auxiliary data.
-    precise: Set if nanosecond precision counters are enabled.
-    hist_bins: The number of histogram bins configured.
-    hist_bounds: Latency histogram bin boundaries.
-    hist_ranges: Latency histogram bin ranges.
-    stats_name: Stats name of current object.
-    obj_type: Type of stats object being reported.
-"""
+STATISTICS: Final = (
+    "read_count", "reads_merged_count", "read_sector_count", "read_time", "write_count", "writes_merged_count",
+    "write_sector_count", "write_time", "in_progress_count", "io_ticks", "queue_ticks", "read_ticks", "write_ticks",
+    "reads_merged_per_sec", "writes_merged_per_sec", "reads_per_sec", "writes_per_sec", "read_size_per_sec",
+    "write_size_per_sec", "avg_request_size", "queue_size", "await", "read_await", "write_await", "throughput",
+    "service_time", "util", "hist_count", "hist_count_bounds", "hist_count_ranges", "hist_percent",
+    "hist_percent_bounds", "hist_percent_ranges", "interval_ns", "interval",
+)
+REGIONS: Final = (
+    "region_id", "region_start", "region_len", "area_id", "area_start", "area_len", "area_offset", "area_count",
+    "group_id", "program_id", "user_data", "precise", "hist_bins", "hist_bounds", "hist_ranges", "stats_name",
+    "obj_type",
+)
+_SIZES: Final = frozenset({"region_start", "region_len", "area_start", "area_len", "area_offset"})
+_TEXTS: Final = frozenset({"program_id", "user_data", "precise", "stats_name", "obj_type"})
 
 
-def _described(fields: tuple[Field, ...]) -> list[tuple[str, str]]:
-    return [(one.name, one.doc) for one in fields]
+def _described(fields: tuple[Field, ...]) -> list[tuple[str, str, str]]:
+    return [(one.name, one.doc, "number" if one.numeric else "string") for one in fields]
 
 
-def _listed(text: str) -> list[tuple[str, str]]:
-    lines = (line.strip().partition(": ") for line in text.strip().splitlines())
-    return [(name, doc) for name, _, doc in lines]
+def _not_counted(fields: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    return [(name, "Of `dmsetup stats`, which is not emulated.",
+             "size" if name in _SIZES else "string" if name in _TEXTS or name.startswith("hist_") else "number")
+            for name in fields]
 
 
-def help_lines() -> list[str]:
-    """What `-o help` prints."""
+def help_lines(*, selecting: bool = False) -> list[str]:
+    """What `-o help` prints; with ``selecting`` what `-S` can compare, and as what."""
     lines: list[str] = []
+    unselectable = "unselectable number"
     sections = (
         ("Mapped Device Name", "name_all", _described(NAME_FIELDS)),
         ("Mapped Device Information", "info_all", _described(INFO_FIELDS)),
         ("Mapped Device Relationship Information", "deps_all", _described(DEPS_FIELDS)),
         ("Mapped Device Name Components", "splitname_all", _described(SPLIT_FIELDS)),
-        ("Mapped Device Statistics", "stats_all", _listed(_STATISTICS)),
-        ("Mapped Device Statistics Region Information", "region_all", _listed(_REGIONS)),
-        ("Special", "", [("selected", "Set if item passes selection criteria."), ("help", "Show help."),
-                         ("?", "Show help.")]),
+        ("Mapped Device Statistics", "stats_all", _not_counted(STATISTICS)),
+        ("Mapped Device Statistics Region Information", "region_all", _not_counted(REGIONS)),
+        ("Special", "", [("selected", "1 for what the selection wants, else 0.", "number"),
+                         ("help", "This list.", unselectable), ("?", "This list.", unselectable)]),
     )
     for title, group, fields in sections:
         lines += [f"{title} Fields", "-" * len(f"{title} Fields")]
-        if group:
-            lines.append(f"  {group:21} - All fields in this section.")
-        lines += [f"  {name:21} - {doc}" for name, doc in fields]
+        if group and not selecting:
+            lines.append(f"  {group:21} - All of these.")
+        lines += [f"  {name:21} - {doc}{f' [{kind}]' if selecting else ''}" for name, doc, kind in fields]
         lines.append(" ")
     return lines
+
+
+def selection_help_lines() -> list[str]:
+    """What a selection is made of, below the list of columns."""
+    return [
+        "Selection operands", "------------------",
+        "  field               - One of these columns.",
+        "  number              - Digits.",
+        "  string              - Text, in ' or \" where it has blanks.",
+        "  regular expression  - Text, in ' or \" where it has blanks.",
+        " ",
+        "Selection operators", "-------------------",
+        "  Comparison operators:",
+        "        =~  - The text has this in it. [regex]",
+        "        !~  - The text does not have this in it. [regex]",
+        "         =  - The same. [number, string]",
+        "        !=  - Another. [number, string]",
+        *(f"{compare:>10}  - {word}. [number]" for compare, word in (
+            (">=", "Not less"), (">", "More"), ("<=", "Not more"), ("<", "Less"))),
+        " ",
+        "  Logical and grouping operators:",
+        *(f"{mark:>8}  - {word}" for mark, word in (
+            ("&&", "Both are to hold"), (",", "Both are to hold"), ("||", "One of them is to hold"),
+            ("#", "One of them is to hold"), ("!", "It is not to hold"), ("(", "What comes first"),
+            (")", "The end of that"))),
+        " ",
+    ]

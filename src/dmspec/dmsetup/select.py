@@ -11,14 +11,19 @@ if TYPE_CHECKING:
 
 _TOKEN: Final = re.compile(r"""\s*(?:(?P<mark>&&|\|\||[(),#!](?![=~]))
     |(?P<name>[A-Za-z_?]+)\s*(?P<compare>=~|!~|!=|>=|<=|=|>|<)\s*
-     (?P<value>"[^"]*"|'[^']*'|\{[^}]*\}|[^\s&|,#()]+))""", re.VERBOSE)
+     (?P<value>"[^"]*"|'[^']*'|\{[^}]*\}|[^\s&|,#()]+)?)""", re.VERBOSE)
 _DEEPEST: Final = 100
 
 Test = Callable[["Row"], bool]
 
 
 class SelectionError(Exception):
-    """The selection cannot be understood."""
+    """The selection cannot be understood: why, and from where on."""
+
+    def __init__(self, rest: str, why: str = "", *, lists_columns: bool = False) -> None:
+        super().__init__(why)
+        self.rest = rest
+        self.lists_columns = lists_columns
 
 
 class Selection:
@@ -32,13 +37,13 @@ class Selection:
         while text[position:].strip():
             match = _TOKEN.match(text, position)
             if match is None:
-                raise SelectionError(f"Selection syntax error at '{text[position:].strip()}'.")
+                raise SelectionError(text[position:].strip())
             self.tokens.append(match)
             position = match.end()
         self.position = 0
         self.matches = self._any(0) if self.tokens else lambda _row: True
         if self.position < len(self.tokens):
-            raise SelectionError(f"Selection syntax error at '{self._rest()}'.")
+            raise SelectionError(self._rest())
 
     def _rest(self) -> str:
         at = self.tokens[self.position].start() if self.position < len(self.tokens) else len(self.text)
@@ -64,39 +69,40 @@ class Selection:
 
     def _one(self, depth: int) -> Test:
         if depth > _DEEPEST:
-            raise SelectionError("Selection is nested too deeply.")
+            raise SelectionError(self._rest(), "Selection is nested too deeply.")
         if self._mark("!"):
             test = self._one(depth + 1)
             return lambda row: not test(row)
         if self._mark("("):
             test = self._any(depth + 1)
             if not self._mark(")"):
-                raise SelectionError(f"Syntax error: missing ')' at '{self._rest()}'.")
+                raise SelectionError(self._rest(), f"Syntax error: missing ')' at '{self._rest()}'.")
             return test
         if self.position >= len(self.tokens) or self.tokens[self.position]["name"] is None:
-            raise SelectionError(f"Selection syntax error at '{self._rest()}'.")
+            raise SelectionError(self._rest())
         token = self.tokens[self.position]
         self.position += 1
-        return self._comparison(token["name"], token["compare"], token["value"])
+        rest = self.text[token.start():].strip()
+        return self._comparison(token["name"], token["compare"], token["value"] or "", rest)
 
-    def _comparison(self, name: str, compare: str, value: str) -> Test:
+    def _comparison(self, name: str, compare: str, value: str, rest: str) -> Test:
         column = self.find(name)
         if column is None:
-            raise SelectionError(f"Unrecognised selection field: {name}")
-        if value[0] in "\"'{" and len(value) > 1:
+            raise SelectionError(rest, f"Unrecognised selection field: {name}", lists_columns=True)
+        if len(value) > 1 and value[0] in "\"'{":
             value = value[1:-1]
         if compare in ("=~", "!~"):
             try:
                 pattern = re.compile(value)
             except re.error:
-                raise SelectionError(f"dm_report: failed to create matcher for regex {value}.") from None
+                raise SelectionError(rest, f"dm_report: failed to create matcher for regex {value}.") from None
             return lambda row: bool(pattern.search(column.value(row))) == (compare == "=~")
         if column.numeric:
             if not value.isascii() or not value.isdigit():
-                raise SelectionError(f"Failed to parse numeric value for selection field {name}.")
+                raise SelectionError(rest, f"Failed to parse numeric value for selection field {name}.")
             return _numbers(column, compare, int(value[:30]))
         if compare not in ("=", "!="):
-            raise SelectionError(f"Operator \"{compare}\" not supported with string field {name}.")
+            raise SelectionError(rest, f"Operator \"{compare}\" not supported with string field {name}.")
         return lambda row: (column.value(row) == value) == (compare == "=")
 
 

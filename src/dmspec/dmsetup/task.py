@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from dmspec.dmsetup import names
 from dmspec.dmsetup.door import Block, Door
-from dmspec.dmsetup.options import Options
+from dmspec.dmsetup.options import Options, atoi
 from dmspec.runtime import ioctl_format as form
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ _UDEV: Final = 0x00430000
 _WITH_UEVENT: Final = frozenset({"resume", "remove", "rename"})
 _GROWS: Final = frozenset({"versions", "names", "deps", "status", "table", "waitevent", "message"})
 _MISSING_IS_NO_ERROR: Final = frozenset({"info", "status"})
+# Files that /dev/mapper has anyway.
+_NO_NODES: Final = frozenset({".", "..", "control"})
 _SILENT: Final = 4  # EINTR: the user has pressed Ctrl-C and knows
 
 
@@ -65,6 +67,7 @@ class Task:
     retry: bool = False
     node_on_create: bool = False
     node_on_resume: bool = True
+    read_ahead: str = ""
 
 
 @dataclass
@@ -139,8 +142,17 @@ class Session:
         """All devices by name, with the names as they are shown."""
         answer = self.run(Task("names"))
         found = form.read_names(answer.data[:answer.header.data_size], answer.header.data_start)
-        return [form.NameEntry(entry.dev, names.unmangle(entry.name, self.mangling), entry.event_nr)
-                for entry in found]
+        entries, failed = [], False
+        for entry in found:
+            try:
+                name = names.shown(entry.name, "name", self.mangling)
+                entries.append(form.NameEntry(entry.dev, name, entry.event_nr))
+            except names.BadNameError as error:
+                self.error(str(error))
+                failed = True
+        if failed:
+            raise CommandFailed
+        return entries
 
     def tree(self) -> Tree:
         """The tree of all devices, made the first time that somebody asks."""
@@ -216,7 +228,7 @@ class Session:
         return answer
 
     def _buffer(self, task: Task) -> tuple[form.Header, bytes]:
-        """``_flatten``."""
+        """What the kernel is to be told: the header, and behind it the targets or what else belongs to the command."""
         version = KINDS[task.kind][1]
         payload = form.write_specs(task.targets) or task.payload
         size = max(form.HEADER_BYTES + len(payload), _BUFFER_BYTES) << self.doublings
@@ -278,12 +290,28 @@ class Session:
         if error != 16 or not task.retry or attempts >= _REMOVE_ATTEMPTS:
             raise CommandFailed
 
+    def _read_ahead(self, answer: Answer, wanted: str) -> None:
+        """Sectors, of which the queue hears in whole KiB; behind a plus they are a least value."""
+        major, minor = form.decode_dev(answer.header.dev)
+        block = next((one for one in self.door.blocks() if (one.major, one.minor) == (major, minor)), None)
+        if block is None or not block.set_up:
+            return
+        sectors = min(max(atoi(wanted), 0) + 1 & ~1, 1 << 30)
+        if wanted.startswith("+"):
+            sectors = max(sectors, block.read_ahead)
+        self.door.set_read_ahead(f"{major}:{minor}", sectors)
+
     def _nodes(self, task: Task, answer: Answer) -> None:
         """The files in /dev/mapper are user space's business: libdm makes, removes and renames them."""
         if task.name is None:
             return
         name = self._kernel_name(task)
         if (task.kind == "create" and task.node_on_create) or (task.kind == "resume" and task.node_on_resume):
+            if name in _NO_NODES:
+                self.error(f"A non-block device file at '/dev/mapper/{name}' is already present")
+                return
             self.door.node(answer.header.name or name, there=True)
+            if task.read_ahead:
+                self._read_ahead(answer, task.read_ahead)
         elif task.kind == "remove":
             self.door.node(name, there=False)

@@ -1,4 +1,7 @@
-"""The help text: what `dmsetup help` prints, which people and scripts grep."""
+"""The help text: what `dmsetup help` prints.
+
+The synopsis is the command's interface, in its own order; what explains it is said in words of our own.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,14 @@ dmsetup
 
 _TAIL: Final = """\
 
-<device> may be device name or (if only one) -u <uuid> or -j <major> -m <minor>
-<mangling_mode> is one of 'none', 'auto' and 'hex'.
-<fields> are comma-separated.  Use 'help -c' for list.
-<concise_device_specification> has single-device entries separated by semi-colons:
-    <name>,<uuid>,<minor>,<flags>,<table>
-        where <flags> is 'ro' or 'rw' (the default) and any of <uuid>, <minor>
-        and <flags> may be empty. Separate extra table lines with commas.
-    E.g.: dev1,,,,0 100 linear 253:1 0,100 100 error;dev2,,,ro,0 1 error
-Table_file contents may be supplied on stdin.
-Options are: devno, devname, blkdevname.
-Tree specific options are: ascii, utf, vt100; compact, inverted, notrunc;
-                           blkdevname, [no]device, active, open, rw and uuid.
+A device is named, or said by -u UUID or by -j MAJOR -m MINOR; these two can mean but one.
+--manglename says how names are written that udev would not take: encoded where needed (auto), always (hex), never.
+Columns for -o and -O have commas between them; `help -c` lists them.
+--concise takes devices with semicolons between them, each NAME,UUID,MINOR,FLAGS,TABLE: FLAGS are ro or rw, lines of
+the table have commas between them, what is not needed stays empty: a,,,,0 100 linear 7:0 0;b,,,ro,0 8 zero
+A table that is not given is read from standard input.
+-o for ls and deps: devno, devname or blkdevname.
+-o for ls --tree: ascii, utf, vt100; compact, inverted, notrunc; blkdevname, [no]device, active, open, rw, uuid.
 
 """
 

@@ -28,7 +28,7 @@ PACKAGES: Final = {"linux.uml": "user-mode-linux", "busybox": "busybox-static", 
 MODULES_FOLDER: Final = Path("/usr/lib/uml/modules")
 MODULES: Final = (
     "loop", "dm-mod", "dm-log", "dm-region-hash", "dm-mirror", "dm-bufio", "dm-snapshot", "dm-zero", "dm-flakey",
-    "dm-delay", "dm-dust", "dm-log-writes", "xor", "async_tx", "async_memcpy", "async_xor", "raid6_pq", "async_pq",
+    "dm-delay", "dm-log-writes", "dm-dust", "xor", "async_tx", "async_memcpy", "async_xor", "raid6_pq", "async_pq",
     "async_raid6_recov", "md-mod", "libcrc32c", "raid456", "raid1", "raid10", "raid0", "dm-raid",
 )
 # A guest that prints nothing for so long hangs; a start takes about 3 s, the longest step less.
