@@ -159,6 +159,8 @@ class Straight:
         """Write all of the buffer."""
         engine = self.engine
         with engine.lock:
+            if self.device.read_only:
+                return False
             trip = self._trip(Op.WRITE, offset, len(buffer))
             if trip is None:
                 return False
