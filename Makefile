@@ -4,7 +4,7 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo demo-live mail bench bench-explore kernel-cases real-binaries verify packages browser guest lvm clean
+.PHONY: help test lint demo demo-live mail bench bench-explore kernel-cases corpus real-binaries verify packages browser guest lvm clean
 
 help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'
@@ -13,6 +13,7 @@ help:
 	@echo 'make kernel-cases  the scripts that a real kernel was recorded with, run on mounts (some minutes)'
 	@echo '                   DMSETUP=real: with the unmodified dmsetup, through dmspec exec'
 	@echo 'make real-binaries  unmodified LVM2 and dmeventd on the emulator; writes docs/real-binaries.md'
+	@echo 'make corpus  ask a real kernel and dmsetup anew for the answers that tests/corpus keeps (minutes)'
 	@echo 'make verify  every spec that can be, and 200 drawn sequences, against a real kernel'
 	@echo 'make bench   the mount beside QEMU, nbdkit and the plain file (some minutes)'
 	@echo 'make bench-explore  the explorer beside SPIN, on the scenarios of the mail (a minute)'
@@ -74,6 +75,10 @@ guest:
 lvm:
 	@python=$$(sh tools/find-python.sh '$(PYTHON)') && sh tools/install-packages.sh "$$python" lvm || \
 		echo 'make: no LVM2 here; going on: the tests that need it will be skipped' >&2
+
+# `make corpus CHECK=--check` writes nothing and fails if the guest answers otherwise than the files have it.
+corpus: $(VENV)/installed packages guest
+	$(VENV)/bin/python tests/corpus/record.py $(CHECK)
 
 # Takes about ten minutes: what `make test` does of it is a sample. A difference fails; a spec that cannot be compared
 # is only named.

@@ -17,7 +17,7 @@ from .scripts import Cue, plan
 from .shell import Unknown
 from .transcript import Player, Section, Step, sections
 
-RECORDED = Path(__file__).parent / "recorded"
+RECORDED = Path(__file__).parents[1] / "kernel_cases" / "recorded"
 
 RAID = "needs a target of a later step (raid)"
 SHELL = "needs shell commands beyond device-mapper's (dd, kill, pipes, files below a disk)"
@@ -34,6 +34,8 @@ LEFT_OUT: dict[str, dict[str, str]] = {
 # These go on from section to section with the same disks and devices; every section of the others stands alone.
 CONTINUED = ("b-mirror", "h-others")
 
+# Those whose scripts do more between their steps than their output shows.
+CUED = ("b-mirror", "c-mirror-failure", "h-others")
 
 # Steps that look at a mirror, or at its log's bitmap, while regions are synchronised: how far that has come depends
 # on how fast the machine starts commands.
@@ -58,11 +60,10 @@ def _load(name: str) -> Iterator[tuple[str, Section]]:
 
 
 def _cues(name: str, section: Section) -> list[Cue]:
-    """What comes before each step, where the script that was recorded is here."""
-    script = RECORDED / f"{name}.sh"
-    if not script.exists():
+    """What comes before each step, where that is not plain from the output."""
+    if name not in CUED:
         return [Cue() for _ in section.steps]
-    cues = plan(script.read_text())[section.title]
+    cues = plan((RECORDED / f"{name}.sh").read_text())[section.title]
     if name in CONTINUED:
         return cues
     for cue in cues:            # a section that stands alone begins with new disks

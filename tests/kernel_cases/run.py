@@ -35,8 +35,8 @@ from dmspec.runtime import wire
 HERE: Final = Path(__file__).resolve().parent
 CHECKOUT: Final = HERE.parents[1]
 SHARED: Final = CHECKOUT.parent / "shared" / "kernel-cases"
-# Unchanged copies, for a checkout that stands alone.
-COPIES: Final = (HERE / "recorded", CHECKOUT / "tests" / "kernel" / "recorded")
+# Unchanged copies, for a checkout that stands alone; what else plays recordings reads them too.
+COPIES: Final = HERE / "recorded"
 QUICK: Final = ("a-basic", "f-control", "f2-invalid-tables")
 _DISKS: Final = re.compile(r"^disks (\d+) (\d+)$", re.MULTILINE)
 _NEEDED: Final = ("busybox", "awk", "hexdump", "dd", "sha256sum")
@@ -69,16 +69,15 @@ class Recordings:
     def __init__(self, folder: Path | None) -> None:
         if folder is None and SHARED.is_dir():
             folder = SHARED
-        self.folders = (folder,) if folder is not None else COPIES
+        self.folder = folder if folder is not None else COPIES
 
     def names(self) -> list[str]:
         """The cases, sorted."""
-        found = {path.stem for folder in self.folders for path in folder.glob("*.sh") if path.stem != "lib"}
-        return sorted(found)
+        return sorted(path.stem for path in self.folder.glob("*.sh") if path.stem != "lib")
 
     def text(self, file: str) -> str:
         """A script or a recording."""
-        return next(path for folder in self.folders if (path := folder / file).exists()).read_text()
+        return (self.folder / file).read_text()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Columns (`-c -o ...`): which rows, in which order, laid out as libdm's reports are (libdm/libdm-report.c)."""
+"""Columns (`-c -o ...`): which rows, in which order, laid out as dmsetup's are."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Node:
 
 
 class Tree:
-    """All devices with their users, as libdm's dm_tree has them; ``top`` are those that nobody uses."""
+    """All devices with their users, in the order in which `ls --tree` draws them."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
