@@ -23,6 +23,7 @@ from .task import Enter, Frame, Outcome, Return, Task
 if TYPE_CHECKING:
     from .stack import Stack
     from .table import Table
+    from .targets.base import Target
 
 DRIVER_VERSION: Final = (4, 47, 0)
 
@@ -294,8 +295,7 @@ class Ioctl(Frame):
         if table is None:
             return
         header = self.header
-        as_table = bool(header.flags & form.STATUS_TABLE)
-        specs = [form.Spec(target.begin, target.length, kind, target.parameters() if as_table else target.info())
+        specs = [form.Spec(target.begin, target.length, kind, self._text(kind, target))
                  for kind, target in zip(table.types, table.targets, strict=True)]
         self.payload, used, is_full = form.write_status(specs, self._room())
         if used:
@@ -303,6 +303,16 @@ class Ioctl(Frame):
         if is_full:
             header.flags |= form.BUFFER_FULL
         header.target_count = len(specs)
+
+    def _text(self, kind: str, target: Target) -> str:
+        flags = self.header.flags
+        if flags & form.STATUS_TABLE:
+            return target.parameters()
+        if not flags & form.IMA_MEASUREMENT:
+            return target.info()
+        version = ".".join(str(number) for number in self.stack.target_types[kind].version)
+        words = target.measurement()
+        return ",".join([f"target_name={kind}", f"target_version={version}", *words]) + ";" if words else ""
 
     def list_versions(self, task: Task) -> Outcome:
         """Target types and their versions."""

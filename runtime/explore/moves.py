@@ -74,12 +74,12 @@ class Steering:
         self.count = 0
 
     def choose(self, count: int) -> int:
-        """Answer from the move; what it does not say is 0."""
+        """Answer from the move; what it does not say is 0, and what is too much (in a shortened run) is the last."""
         at = self.count
         self.count += 1
         if at >= self.skip:
             self.asked.append(count)
-        return self.answers[at] if at < len(self.answers) else 0
+        return min(self.answers[at], count - 1) if at < len(self.answers) else 0
 
 
 def moves_of(run: ExploredRun, *, late: bool = True) -> list[Move]:

@@ -125,6 +125,10 @@ class Target:
         """``STATUSTYPE_TABLE``."""
         return ""
 
+    def measurement(self) -> list[str]:
+        """``STATUSTYPE_IMA``, behind the target's name and version; most targets say nothing at all."""
+        return []
+
     def areas(self) -> Iterator[tuple[BlockDevice, int, int]]:
         """The parts of other devices in use: device, start, length (``iterate_devices``)."""
         return iter(())

@@ -40,6 +40,9 @@ class Linear(Target):
     def parameters(self) -> str:
         return f"{self.device.number} {self.offset}"
 
+    def measurement(self) -> list[str]:
+        return [f"device_name={self.device.number}", f"start={self.offset}"]
+
     def areas(self) -> Iterator[tuple[BlockDevice, int, int]]:
         yield self.device, self.offset, self.length
 

@@ -193,6 +193,13 @@ class Mirror(Target):
         return (f"{len(self.legs)} {devices} {self.log.sync_count}/{self.log.region_count} 1 {letters} "
                 f"{self.log.info()}")
 
+    def measurement(self) -> list[str]:
+        words = [f"nr_mirrors={len(self.legs)}"]
+        for index, leg in enumerate(self.legs):
+            words += [f"mirror_device_{index}={leg.device.number}", f"mirror_device_{index}_status={leg.letter}"]
+        flags = (("handle_errors", self.handle_errors), ("keep_log", self.keep_log))
+        return [*words, *(f"{word}={'y' if on else 'n'}" for word, on in flags), "log_type_status="]
+
     def parameters(self) -> str:
         places = "".join(f" {leg.device.number} {leg.offset}" for leg in self.legs)
         features = [word for word, on in (("handle_errors", self.handle_errors), ("keep_log", self.keep_log)) if on]

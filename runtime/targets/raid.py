@@ -173,6 +173,13 @@ class Raid(Target):
     def destroy(self) -> Frame | None:
         return DestroyRaid(self)
 
+    def measurement(self) -> list[str]:
+        state = self.state()
+        resyncing = self.resyncing(state)
+        return ["raid_type=raid1", f"raid_disks={len(self.legs)}", f"raid_state={state}",
+                *(f"raid_device_{index}_status={self._letter(leg, state, resyncing=resyncing)}"
+                  for index, leg in enumerate(self.legs))]
+
     def info(self) -> str:
         state = self.state()
         resyncing = self.resyncing(state)

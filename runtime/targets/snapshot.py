@@ -193,6 +193,12 @@ class Snapshot(Target):
             return f"{allocated}/{total} {metadata}"
         return f"{allocated}/{total}"
 
+    def measurement(self) -> list[str]:
+        flags = (("snap_valid", self.valid), ("snap_merge_failed", self.info() == "Merge failed"),
+                 ("snapshot_overflowed", self.overflowed))
+        return [f"snap_origin_name={self.origin.number}", f"snap_cow_name={self.cow.number}",
+                *(f"{word}={'y' if on else 'n'}" for word, on in flags)]
+
     def parameters(self) -> str:
         words = [self.origin.number, self.cow.number, self.store.word(), str(self.chunk_sectors)]
         features = [name for name, given in (("discard_zeroes_cow", self.discard_zeroes_cow),

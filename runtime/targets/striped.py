@@ -120,6 +120,13 @@ class Striped(Target):
         letters = "".join("D" if count else "A" for count in self.error_counts)
         return f"{len(self.stripes)} {devices} 1 {letters}"
 
+    def measurement(self) -> list[str]:
+        words = [f"stripes={len(self.stripes)}", f"chunk_size={self.chunk_sectors}"]
+        for index, ((device, offset), errors) in enumerate(zip(self.stripes, self.error_counts, strict=True)):
+            words += [f"stripe_{index}_device_name={device.number}", f"stripe_{index}_physical_start={offset}",
+                      f"stripe_{index}_status={'D' if errors else 'A'}"]
+        return words
+
     def parameters(self) -> str:
         places = " ".join(f"{device.number} {offset}" for device, offset in self.stripes)
         return f"{len(self.stripes)} {self.chunk_sectors} {places}"

@@ -102,6 +102,7 @@ def write_commands(entries: list[Entry], after: list[str]) -> str:
 
 
 _COLUMN: Final = re.compile(r"2\|  ([\w?]+) +- .*?( \[[\w ]+\])?$")
+_SAID: Final = ("2|Operator ", "2|Unrecognised", "2|Selection syntax", "2|Use 'help'")
 _SYNOPSIS: Final = ("2|\t", "2|        [", "2|dmsetup")
 
 
@@ -118,7 +119,7 @@ def without_prose(given: str, facts: list[str]) -> list[str]:
         if not helping:
             column = _COLUMN.match(line)
             kept.append(f"2|  {column[1]} -{column[2] or ''}" if column else line)
-        elif given == "dmsetup help" and line.startswith(_SYNOPSIS):
+        elif line.startswith(_SAID) or (given == "dmsetup help" and line.startswith(_SYNOPSIS)):
             kept.append(line)
     return kept
 

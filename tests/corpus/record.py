@@ -204,8 +204,8 @@ def _parts(entries: list[Entry], most: int, begins: Callable[[Entry], bool]) -> 
         yield part
 
 
-def answered(path: Path, guest: Guest) -> str:
-    """A file with the guest's answers."""
+def answered(path: Path, guest: Guest, section: str = "") -> str:
+    """A file with the guest's answers, for commands in the sections whose heading has a word in it."""
     text = path.read_text()
     if path == TABLES:
         entries, after = read_tables(text)
@@ -213,7 +213,11 @@ def answered(path: Path, guest: Guest) -> str:
         scripts, facts = [table_script(part) for part in parts], table_facts
     else:
         entries, after = read_commands(text)
-        parts = list(_parts(entries, _SECTIONS_A_BOOT, lambda entry: bool(entry.heading)))
+        wanted, is_wanted = [], False
+        for entry in entries:
+            is_wanted = section in entry.heading if entry.heading else is_wanted
+            wanted += [entry] if is_wanted else []
+        parts = list(_parts(wanted, _SECTIONS_A_BOOT, lambda entry: bool(entry.heading)))
         scripts, facts = [command_script(part) for part in parts], command_facts
     with ThreadPoolExecutor(2) as pool:
         for part, found in zip(parts, pool.map(lambda lines: _run(guest, lines), scripts), strict=True):
@@ -227,13 +231,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="corpus", description=__doc__)
     parser.add_argument("files", nargs="*", help="tables, commands; without names both")
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    parser.add_argument("--section", default="", metavar="WORD", help="only those sections of commands")
     options = parser.parse_args()
     guest = find_guest()
     different = False
     for path in (TABLES, COMMANDS):
         if options.files and path.stem not in options.files:
             continue
-        before, after = path.read_text(), answered(path, guest)
+        before, after = path.read_text(), answered(path, guest, options.section)
         different = different or before != after
         if not options.check:
             path.write_text(after)

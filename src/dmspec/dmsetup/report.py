@@ -107,19 +107,17 @@ class Report:
         try:
             return Selection(text, find_field)
         except SelectionError as error:
-            if error.lists_columns:
-                self.selecting = True
-                self.show_help(operators=False)
-            if str(error):
-                self.session.error(str(error))
-            self.session.error(f"Selection syntax error at '{error.rest}'.")
-            self.session.fail("Use 'help' for selection to get more help.")
+            lists = {"columns": help_lines(selecting=True), "operators": selection_help_lines()}
+            said = [*lists.get(error.lists, ()), *str(error).splitlines()]
+            if error.rest is not None:
+                said += [f"Selection syntax error at '{error.rest}'.", "Use 'help' for selection to get more help."]
+            self.session.fail("\n".join(said))
 
-    def show_help(self, *, operators: bool = True) -> None:
+    def show_help(self) -> None:
         """List the columns, on stderr; for a selection also what it is made of."""
         for line in help_lines(selecting=self.selecting):
             self.session.error(line)
-        for line in selection_help_lines() if self.selecting and operators else ():
+        for line in selection_help_lines() if self.selecting else ():
             self.session.error(line)
 
     def row_of(self, answer: Answer) -> Row:

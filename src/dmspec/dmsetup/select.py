@@ -18,12 +18,15 @@ Test = Callable[["Row"], bool]
 
 
 class SelectionError(Exception):
-    """The selection cannot be understood: why, and from where on."""
+    """The selection cannot be understood: why, and from where on (nothing: that is not said).
 
-    def __init__(self, rest: str, why: str = "", *, lists_columns: bool = False) -> None:
+    ``lists`` says what is listed first: the columns, or also what a selection is made of.
+    """
+
+    def __init__(self, rest: str | None, why: str = "", *, lists: str = "") -> None:
         super().__init__(why)
         self.rest = rest
-        self.lists_columns = lists_columns
+        self.lists = lists
 
 
 class Selection:
@@ -37,13 +40,20 @@ class Selection:
         while text[position:].strip():
             match = _TOKEN.match(text, position)
             if match is None:
-                raise SelectionError(text[position:].strip())
+                raise self._misread(text[position:].strip())
             self.tokens.append(match)
             position = match.end()
         self.position = 0
         self.matches = self._any(0) if self.tokens else lambda _row: True
         if self.position < len(self.tokens):
-            raise SelectionError(self._rest())
+            raise SelectionError(self._rest(), "Expecting logical operator")
+
+    @staticmethod
+    def _misread(rest: str) -> SelectionError:
+        name = re.match(r"[A-Za-z_]+\s*", rest)
+        if name is None:
+            return SelectionError(rest, "Expecting field name")
+        return SelectionError(rest, f"Unrecognised comparison operator: {rest[name.end():]}", lists="operators")
 
     def _rest(self) -> str:
         at = self.tokens[self.position].start() if self.position < len(self.tokens) else len(self.text)
@@ -76,10 +86,10 @@ class Selection:
         if self._mark("("):
             test = self._any(depth + 1)
             if not self._mark(")"):
-                raise SelectionError(self._rest(), f"Syntax error: missing ')' at '{self._rest()}'.")
+                raise SelectionError(None, f"Syntax error: right parenthesis expected at '{self._rest()}'")
             return test
         if self.position >= len(self.tokens) or self.tokens[self.position]["name"] is None:
-            raise SelectionError(self._rest())
+            raise SelectionError(self._rest(), "Expecting field name")
         token = self.tokens[self.position]
         self.position += 1
         rest = self.text[token.start():].strip()
@@ -88,10 +98,15 @@ class Selection:
     def _comparison(self, name: str, compare: str, value: str, rest: str) -> Test:
         column = self.find(name)
         if column is None:
-            raise SelectionError(rest, f"Unrecognised selection field: {name}", lists_columns=True)
+            raise SelectionError(rest, f"Unrecognised selection field: {name}", lists="columns")
         if len(value) > 1 and value[0] in "\"'{":
             value = value[1:-1]
         if compare in ("=~", "!~"):
+            if column.numeric:
+                raise SelectionError(None, f"dm_report: incompatible comparison type for selection field {name}")
+            if value[:1] in ("[", "{", "(", "'", '"'):
+                raise SelectionError(rest, "Missing end quote.\n"
+                                           f"Failed to parse regex value for selection field {name}.")
             try:
                 pattern = re.compile(value)
             except re.error:
@@ -102,7 +117,8 @@ class Selection:
                 raise SelectionError(rest, f"Failed to parse numeric value for selection field {name}.")
             return _numbers(column, compare, int(value[:30]))
         if compare not in ("=", "!="):
-            raise SelectionError(rest, f"Operator \"{compare}\" not supported with string field {name}.")
+            raise SelectionError(rest, "Operator can be used only with number, size, time or percent fields: " + rest,
+                                 lists="operators")
         return lambda row: (column.value(row) == value) == (compare == "=")
 
 
