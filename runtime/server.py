@@ -7,28 +7,26 @@ plan is built once over copies in memory of what is on them, and only then over 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from . import control, wire
+from . import control
 from .backing import FileBacking, Overlay, memory_file, open_file
 from .build import BuildError, SetUp, furnish, prepare
+from .control_socket import ControlSocket
 from .errors import DmspecError, InternalError, PlanError, StoreError, errno_name
 from .explore.explain import wait_edges
 from .ioctl_live import IoctlDoor
 from .live import Abandoned, LiveEngine
 from .live_export import LiveExport, control_node, name_of_number
-from .live_processes import LiveProcesses, processes_named
+from .live_processes import LiveProcesses
 from .lockfs import LiveFreezer
 from .paths import place
-from .plan import Disk, Plan, from_bytes
+from .plan import Disk, Plan
 from .process import ProcessTask
 from .registry import TARGETS
 from .sim import SimEngine
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
 
 GAVE_UP: Final = "unmounted while I/O was held; that I/O has failed"
 TAKE_DOWN_SECONDS: Final = 10.0
-BUSY_SECONDS: Final = 0.1
-MOST_NOTES: Final = 10_000
 
 
 class Disks:
@@ -203,15 +199,19 @@ class MountServer:
 
         try:
             serve(self.export, mountpoint, binding=binding, on_ready=ready, allow_other=allow_other,
-                  on_give_up=lambda: self.engine.abandon(GAVE_UP))
+                  on_give_up=self.give_up)
         except MountStuck:
-            self.engine.abandon(GAVE_UP)
+            self.give_up()
         finally:
             self.freezer.directory = self.freezer.on_resume = self.engine.on_broken = None
             for door in doors:
                 door.close()
             if self._broken_by_bug():
                 raise InternalError(f"the emulator has failed: {self.engine.broken!r}") from self.engine.broken
+
+    def give_up(self) -> None:
+        """Let what is held fail, so that the mount can end."""
+        self.engine.abandon(GAVE_UP)
 
     def _broken_by_bug(self) -> bool:
         return self.engine.broken is not None and not isinstance(self.engine.broken, Abandoned)
@@ -230,7 +230,7 @@ class MountServer:
         ``undo`` removes the disk files that were made here: the mount has never been there.
         """
         try:
-            deadline = threading.Timer(TAKE_DOWN_SECONDS, self.engine.abandon, [GAVE_UP])
+            deadline = threading.Timer(TAKE_DOWN_SECONDS, self.give_up)
             deadline.start()
             try:
                 with contextlib.suppress(DmspecError):
@@ -366,137 +366,3 @@ class TakeDown(Frame):
                 self.removed_some = True
                 return Enter(control.Remove(md), "next")
         return self.start(task)
-
-
-class ControlSocket:
-    """Answers commands about a mount, each connection in a thread of its own."""
-
-    def __init__(self, server: MountServer, mountpoint: Path, stop: Callable[[], None]) -> None:
-        self.server = server
-        self.stop = stop
-        self.closing = threading.Event()
-        self.path = wire.socket_path(mountpoint)
-        self.path.unlink(missing_ok=True)
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        os.fchmod(self.listener.fileno(), 0o600)  # the file gets this mode when it is bound
-        with wire.short_name(self.path) as name:
-            self.listener.bind(name)
-        self.listener.listen(16)
-        self.thread = threading.Thread(target=self._accept, name="dmspec-control", daemon=True)
-        self.thread.start()
-
-    def close(self) -> None:
-        self.closing.set()
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.thread.join()
-        self.path.unlink(missing_ok=True)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _address = self.listener.accept()
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE):
-                    return
-                self.closing.wait(BUSY_SECONDS)  # out of descriptors: whoever asks waits, too
-                continue
-            threading.Thread(target=self._serve, args=(connection,), name="dmspec-request", daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            try:
-                request = wire.receive(connection)
-                if request is None:
-                    return
-                if request.get("dmspec") != wire.PROTOCOL:
-                    raise wire.WireError(f"this mount speaks version {wire.PROTOCOL} of the protocol")
-                for answer in self._answers(connection, request):
-                    wire.send(connection, answer)
-            except InternalError as error:
-                wire.send(connection, {"end": False, "internal": True, "problem": str(error)})
-            except DmspecError as error:
-                wire.send(connection, {"end": False, "problem": str(error)})
-            except Exception as error:
-                wire.send(connection, {"end": False, "internal": True, "problem": repr(error)})
-                raise
-
-    def _answers(self, connection: socket.socket, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        from .plan import to_bytes
-
-        question = request.get("ask")
-        if question == "plan":
-            yield {"end": True, "plan": to_bytes(self.server.plan)}
-        elif question == "status":
-            yield {"end": True, "devices": self.server.status(), "processes": self.server.live.states()}
-        elif question == "start":
-            self.server.live.begin(processes_named(self.server.spec, request.get("names", [])))
-            yield {"end": True}
-        elif question == "stop":
-            if request.get("force"):
-                self.server.engine.abandon(GAVE_UP)
-            try:
-                yield {"end": True, "waiting": self.server.waiting()}
-            finally:
-                self.stop()
-        elif question == "run":
-            data = request.get("plan")
-            if not isinstance(data, bytes):
-                raise PlanError("a plan was expected")
-            yield from Doing(self.server, connection, from_bytes(data)).answers()
-        elif (answer := self.server.ioctls.answer(connection, request)) is not None:
-            yield answer
-        else:
-            raise wire.WireError(f"no such question: {question!r}")
-
-
-class Doing:
-    """A process `do` and whoever wants it.
-
-    What the process does is noted with the stack's lock held, so nothing is sent from there: a client that
-    does not read would stop the whole mount.  The process runs in a thread of its own, and another watches
-    for the client going away, which kills the process.
-    """
-
-    def __init__(self, server: MountServer, connection: socket.socket, plan: Plan) -> None:
-        self.server = server
-        self.connection = connection
-        self.queue: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-        self.process = server.begin_process(plan, self._note)
-
-    def answers(self) -> Iterator[dict[str, Any]]:
-        """Notes, then what came of it; they end early when the client has gone."""
-        threading.Thread(target=self._run, name="dmspec-do", daemon=True).start()
-        watching = threading.Thread(target=self._watch, name="dmspec-watch", daemon=True)
-        watching.start()
-        try:
-            while (answer := self.queue.get()) is not None:
-                yield answer
-                if "end" in answer:
-                    return
-        finally:
-            self.server.kill(self.process)
-            with contextlib.suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RD)
-            watching.join()
-
-    def _note(self, lane: str, text: str) -> None:
-        if (lane in ("kernel", "do") or lane.startswith("do.")) and self.queue.qsize() < MOST_NOTES:
-            self.queue.put({"note": [lane, text]})
-
-    def _run(self) -> None:
-        try:
-            answer = self.server.run_process(self.process, self._note)
-        except Abandoned as error:
-            self.queue.put({"end": False, "problem": str(error)})
-        except Exception as error:  # noqa: BLE001 - the engine keeps it, and the mount ends with it
-            self.queue.put({"end": False, "internal": True, "problem": f"the emulator has failed: {error!r}"})
-        else:
-            self.queue.put({"end": True, **answer})
-
-    def _watch(self) -> None:
-        with contextlib.suppress(OSError):
-            while self.connection.recv(1 << 16):
-                pass
-        self.queue.put(None)
