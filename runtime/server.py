@@ -25,7 +25,7 @@ from .explore.explain import wait_edges
 from .ioctl_live import IoctlDoor
 from .live import Abandoned, LiveEngine
 from .live_export import LiveExport, control_node, name_of_number
-from .live_processes import LiveProcesses, processes_named
+from .live_processes import LiveProcesses
 from .lockfs import LiveFreezer
 from .paths import place
 from .plan import Disk, Plan, from_bytes
@@ -430,8 +430,7 @@ class ControlSocket:
         elif question == "status":
             yield {"end": True, "devices": self.server.status(), "processes": self.server.live.states()}
         elif question == "start":
-            self.server.live.begin(processes_named(self.server.spec, request.get("names", [])))
-            yield {"end": True}
+            yield self.server.live.begin_named(request.get("names", []))
         elif question == "stop":
             if request.get("force"):
                 self.server.engine.abandon(GAVE_UP)
