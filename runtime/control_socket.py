@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 from . import wire
 from .errors import DmspecError, InternalError, PlanError
 from .live import Abandoned
-from .live_processes import processes_named
 from .plan import Plan, from_bytes, to_bytes
 
 if TYPE_CHECKING:
@@ -86,8 +85,7 @@ class ControlSocket:
         elif question == "status":
             yield {"end": True, "devices": self.server.status(), "processes": self.server.live.states()}
         elif question == "start":
-            self.server.live.begin(processes_named(self.server.spec, request.get("names", [])))
-            yield {"end": True}
+            yield self.server.live.begin_named(request.get("names", []))
         elif question == "stop":
             if request.get("force"):
                 self.server.give_up()

@@ -77,6 +77,11 @@ class LiveProcesses:
 
         self.server.engine.call(start)
 
+    def begin_named(self, names: Sequence[str]) -> dict[str, Any]:
+        """Start them by name; the answer for whoever asked over the control socket."""
+        self.begin(processes_named(self.server.spec, names))
+        return {"end": True}
+
     def _note(self, lane: str, text: str) -> None:
         if lane.partition(".")[0] in self.names:
             self.tell(lane, text)
