@@ -184,7 +184,7 @@ def test_a_python_program_runs(tmp_path: Path) -> None:
 def test_the_plugin_collects_specs(tmp_path: Path, wrong: str) -> None:
     (tmp_path / "good.dms").write_text((PROPERTIES / "linear.dms").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "broken.dms").write_text("disk d 8MB\n", encoding="utf-8")
-    done = pytest_run(tmp_path, "--dms-examples", "30", "--junitxml", "out.xml", "good.dms", wrong)
+    done = pytest_run(tmp_path, "--dms-seed", "1", "--dms-examples", "100", "--junitxml", "out.xml", "good.dms", wrong)
     assert done.returncode == 1
     assert "process a { write vol at=3584 size=1KiB }" in done.stdout
     assert "Traceback" not in done.stdout
