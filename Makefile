@@ -4,8 +4,8 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo demo-live mail bench bench-explore soak kernel-cases corpus real-binaries verify packages \
-	browser guest lvm clean
+.PHONY: help test lint demo demo-live mail museum nightly bench bench-explore soak kernel-cases corpus real-binaries \
+	verify packages browser guest lvm clean
 
 help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'
@@ -19,6 +19,8 @@ help:
 	@echo 'make bench   the mount beside QEMU, nbdkit and the plain file (some minutes)'
 	@echo 'make bench-explore  the explorer beside SPIN, on the scenarios of the mail (a minute)'
 	@echo 'make soak    mounts under load whose disks fail and whose server is killed, 1000 times (an hour)'
+	@echo 'make museum  plant every bug of tests/museum and look for it (minutes)'
+	@echo 'make nightly 20,000 examples of every stock property (an hour or two)'
 	@echo 'make mail    the slow tests: the mail explored in full, beside SPIN (minutes)'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make clean   remove the virtual environment and what the tools left'
@@ -40,7 +42,14 @@ demo-live: $(VENV)/installed packages
 	sh specs/demo-live.sh
 
 mail: $(VENV)/installed packages
-	$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
+	$(VENV)/bin/pytest -m slow tests/explore $(PYTEST_ARGS)
+
+# BUGS='flush merge' looks only for those whose names have one of these words in them.
+museum: $(VENV)/installed
+	$(VENV)/bin/python -m tests.museum.show $(BUGS)
+
+nightly: $(VENV)/installed
+	$(VENV)/bin/pytest -m slow tests/properties $(PYTEST_ARGS)
 
 # BENCH='--short --group mirror' does less; --help says what there is.
 bench: $(VENV)/installed packages

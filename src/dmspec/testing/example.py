@@ -47,25 +47,26 @@ def run_program(subject: Subject, program: Program) -> Outcome:
     try:
         running = Running(world, watched)
         engine.chooser = DeviatingChooser(program.deviations)
-        broken = _drive(running)
+        broken, steps = _drive(running)
     except BuildError:
         raise
     except Exception as error:  # noqa: BLE001 - it is the finding
         text = f"{type(error).__name__}: {error}".rstrip(": ")
         return Outcome(Broken(CRASHED, "a mistake of dmspec", text), _trimmed(engine.schedule), engine.steps)
     reached = [check_words(one.check) for one in running.watching if one.check.mode == SOMETIMES and one.reached]
-    return Outcome(broken, _trimmed(engine.schedule), running.taken, reached)
+    return Outcome(broken, _trimmed(engine.schedule), steps, reached)
 
 
-def _drive(running: Running) -> Broken | None:
-    """Run to rest, or to the first violation."""
+def _drive(running: Running) -> tuple[Broken | None, int]:
+    """Run to rest, or to the first violation; what is broken, and after how many steps."""
     while running.taken < STEP_LIMIT:
         if not running.step():
+            steps = running.taken
             running.come_to_rest(over=True)
-            return _broken(running)
+            return _broken(running), steps
         if any(one.text for one in running.watching):
-            return _broken(running)
-    return Broken("step-limit", "always comes to rest", f"no rest after {STEP_LIMIT} steps")
+            return _broken(running), running.taken
+    return Broken("step-limit", "always comes to rest", f"no rest after {STEP_LIMIT} steps"), STEP_LIMIT
 
 
 def _broken(running: Running) -> Broken | None:
