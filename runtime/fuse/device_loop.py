@@ -4,7 +4,7 @@ libfuse hands every request to whichever of its threads woke first, so a stream 
 warm, and each passes through a C callback into Python.  Here one thread, the leader, reads requests off the device,
 moves the bytes of those that go straight (`export.Straight`) in its own memory, answers, and reads on; no other thread
 takes part.  A read or write that may have to wait takes the ordinary path in that same thread, after it has made
-another one the leader.
+another one the leader; so does an fsync.
 
 Every other request goes to libfuse as it came.  libfuse's own descriptor is turned into one end of a socket for that
 (nothing in its interface is needed, so no version of it matters), and what it answers is passed on to the device.
@@ -31,7 +31,7 @@ _TRANSFER = struct.Struct("=IIQQIIIIQQII")  # the header, then fuse_read_in or f
 _OUT_HEADER = struct.Struct("=IiQ")
 _WRITE_OUT = struct.Struct("=IiQII")
 _HEAD_BYTES = 80
-_FORGET, _READ, _WRITE, _INTERRUPT = 2, 15, 16, 36
+_FORGET, _READ, _WRITE, _FSYNC, _INTERRUPT = 2, 15, 16, 20, 36
 _FROM_PAGE_CACHE = 1
 _CLONE = 0x8004E500
 _MESSAGE_BYTES = 1 << 18
@@ -142,11 +142,12 @@ class DeviceLoop:
             self._ours.send(_IN_HEADER.pack(48, _FORGET, 0, 1, 0, 0, 0, 0) + bytes(8))
 
     def _pass_answers(self) -> None:
+        memory = memoryview(bytearray(_MESSAGE_BYTES))
         with contextlib.suppress(OSError):
-            while answer := self._ours.recv(_MESSAGE_BYTES):
-                self._pass_answer(answer)
+            while length := self._ours.recv_into(memory):
+                self._pass_answer(memory[:length])
 
-    def _pass_answer(self, answer: bytes) -> None:
+    def _pass_answer(self, answer: memoryview) -> None:
         """What was asked through one descriptor is answered through the same.
 
         libfuse has read the first request before there was a clone, and one of its threads may have waited for another.
@@ -205,6 +206,8 @@ class _Request:
             self.write(unique, handle, offset, size, bool(flags & _FROM_PAGE_CACHE))
         elif opcode == _READ:
             self.read(unique, handle, offset, size)
+        elif opcode == _FSYNC:
+            self.sync(unique, handle)
         elif opcode == _INTERRUPT:
             self.fail(unique, errno.ENOSYS)
             return
@@ -252,6 +255,18 @@ class _Request:
         else:
             _WRITE_OUT.pack_into(self.out, 0, _WRITE_OUT.size, 0, unique, size, 0)
             self.loop.answer(self.out)
+
+    def sync(self, unique: int, handle: int) -> None:
+        self.wait_for_it()
+        try:
+            self.files.fsync(None, 0, handle)
+        except OSError as problem:
+            self.fail(unique, problem.errno or errno.EIO)
+        except BaseException as problem:  # noqa: BLE001 - it goes on to serve(), which raises it after unmounting
+            self.files._bug(problem)
+            self.fail(unique, errno.EIO)
+        else:
+            self.fail(unique, 0)
 
     def fail(self, unique: int, number: int) -> None:
         self.loop.answer(_OUT_HEADER.pack(_OUT_HEADER.size, -number, unique))

@@ -19,6 +19,12 @@ class Mounted(Protocol):
     def status(self, device: str) -> str: ...
 
 
+def sure(mounted: Mounted, text: str) -> None:
+    """Do it; it has to go well."""
+    error = mounted.do(text)
+    assert not error, f"{text!r}: {error}"
+
+
 @dataclass
 class Kind:
     """A stack: ``spec`` for a life, ``act`` for one thing done to it.
@@ -120,7 +126,7 @@ class Mirror(Kind):
     def repair(self, mounted: Mounted, leg: str, other: str) -> None:
         """The other leg alone; then both, with everything copied."""
         self.facts["leg"] = other
-        mounted.do(f"load {self.top} {{ linear {other} }}\nsuspend {self.top} noflush nolockfs\nresume {self.top}")
+        sure(mounted, f"load {self.top} {{ linear {other} }}\nsuspend {self.top} noflush nolockfs\nresume {self.top}")
         mounted.do(f"heal {leg}")
         self.bring_back(mounted)
 
@@ -133,8 +139,8 @@ class Mirror(Kind):
         """The leg that is left is the first one, from which the other is filled."""
         left = self.facts["leg"]
         self.facts["legs"] = "pv1 pv2" if left == "pv1" else "pv2 pv1"
-        mounted.do(f"load {self.top} {{ {self.mirror()} sync }}\n"
-                   f"suspend {self.top} noflush nolockfs\nresume {self.top}")
+        sure(mounted, f"load {self.top} {{ {self.mirror()} sync }}\n"
+                      f"suspend {self.top} noflush nolockfs\nresume {self.top}")
         if not mounted.do(f"await insync({self.top}) within=20s"):
             del self.facts["leg"]
 
