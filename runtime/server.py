@@ -150,6 +150,7 @@ class MountServer:
             self.disks.close(undo=True)
             raise
         self.stack = self.world.stack
+        self.stack.waits_for_workers = True
         self.export = LiveExport(self.stack, self.engine, self.world.ranges)
         self.stack.freezer = self.freezer = LiveFreezer(self.engine, self.export.names_of)
         self.sizes = {md.number: md.sectors for md in self.stack.devices.values()}

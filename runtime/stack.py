@@ -50,8 +50,11 @@ class Stack:
 
     ``nodes``: which devices have a node in /dev/mapper although they have no table yet; ``None`` where
     nobody keeps nodes, and a device's path is there as soon as the device is.  ``folder`` is where the
-    devices are files, if they are: a table may name them by these paths as well.
+    devices are files, if they are: a table may name them by these paths as well.  ``waits_for_workers``: a suspend is
+    not over while a worker is at work that has been woken by its last writes; the kernel relies on workers being quick.
     """
+
+    waits_for_workers = False
 
     def __init__(self, engine: Engine, era: Era, target_types: Mapping[str, TargetType]) -> None:
         self.engine = engine

@@ -341,14 +341,22 @@ class Presuspend(Frame):
 
 
 class Postsuspend(Frame):
-    """``mirror_postsuspend``: the log writes down what it knows."""
+    """``mirror_postsuspend``: the log writes down what it knows.
+
+    The kernel does not wait for a worker that the last writes have woken, and is right as long as that one is quick: if
+    another table were resumed over the same log meanwhile, it would write what is no longer true over that table's log.
+    A live mount's workers can be slow, so there it is waited for.
+    """
 
     def __init__(self, mirror: Mirror) -> None:
         self.mirror = mirror
 
     def start(self, task: Task) -> Outcome:
         del task
-        frame = self.mirror.log.postsuspend()
+        mirror = self.mirror
+        if mirror.stack.waits_for_workers and mirror.work.busy:
+            return Wait(mirror.work.idle, f"for {mirror.work.name}")
+        frame = mirror.log.postsuspend()
         return Enter(frame, "logged") if frame is not None else DONE
 
     def logged(self, task: Task) -> Outcome:
