@@ -290,7 +290,7 @@ class LiveEngine:
             while not self._stopping and self.broken is None:
                 self._fire_timers()
                 if self.runnable:
-                    if self._in_use and not made_way and _in_background(self.runnable[0]):
+                    if self._in_use and not made_way and in_background(self.runnable[0]):
                         self._in_use = False
                         made_way = True
                         self._left_over.wait(PACE_SECONDS)
@@ -314,7 +314,7 @@ class LiveEngine:
             latch.release()
 
 
-def _in_background(task: Task) -> bool:
+def in_background(task: Task) -> bool:
     """Whether it moves bytes for a copy that nobody waits for: a resynchronisation, a merge.
 
     Such a bio's owner says so; the clones of one that passes mapped devices are owned by what has the bio.

@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dmspec.runtime.bio import Bio, Op
+from dmspec.runtime.block import DiskIo
+from dmspec.runtime.kcopyd import CopyJob, Piece
+from dmspec.runtime.live import in_background
 from dmspec.runtime.live_export import LiveExport
 from dmspec.runtime.live_straight import compiled
+from dmspec.runtime.mapped_device import MappedIo
 from dmspec.runtime.server import MountServer
+from dmspec.runtime.targets.mirror import Mirror
 
 from .conftest import KIB, InThread, until
 from .test_live_export import SIZE, STACKS, do, ok, served
@@ -288,3 +294,35 @@ def test_what_failed_straight_is_done_again_on_the_ordinary_path() -> None:
         backing.fd = good
         assert server.stack.devices["vol"].in_flight == 0
         assert disks(server)["pv1"][:4096] == b"y" * 4 * KIB
+
+
+def test_after_a_suspend_no_worker_is_left_that_could_write_to_the_log() -> None:
+    """Another table may have it then."""
+    with served(MORE["mirror"]) as server:
+        ok(server, insync(server))
+        vol = server.stack.devices["vol"]
+        for _ in range(20):
+            write(server.export, "vol", 0, b"x" * 4096, Count())
+            ok(server, "suspend vol noflush nolockfs")
+            assert vol.live is not None
+            (mirror,) = vol.live.targets
+            assert isinstance(mirror, Mirror)
+            with server.engine.lock:
+                assert not mirror.work.busy
+            ok(server, "resume vol")
+
+
+@pytest.mark.parametrize("kind", ["mirror", "lvm"])
+def test_a_copy_that_nobody_waits_for_is_known_as_one(kind: str) -> None:
+    """A resynchronisation's, also through mapped legs; a copy for a snapshot has somebody waiting."""
+    with served(MORE[kind]) as server:
+        disk = server.stack.disks["pv1"]
+        for name, md in server.stack.devices.items():
+            for target in md.live.targets if md.live is not None else ():
+                if isinstance(target, Mirror):
+                    job = CopyJob((target.legs[0].device, 0), [(target.legs[1].device, 0)], 8, target)
+                    piece = Piece(target.copier, job, 0, 8)
+                    bio = Bio(Op.READ, target.legs[0].device, 0, 8, bytearray(4096), owner=piece)
+                    assert in_background(DiskIo(server.engine, disk, bio)), name
+                    assert in_background(DiskIo(server.engine, disk, bio.clone(MappedIo(md, bio)))), name
+        assert not in_background(DiskIo(server.engine, disk, Bio(Op.FLUSH, None, 0, 0)))

@@ -274,6 +274,7 @@ def main() -> int:
     parser.add_argument("--kind", action="append", choices=list(KINDS))
     asked = parser.parse_args()
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that mounts are taken away
     try:
         soaks = soak(asked.kills, asked.seed, asked.kind or list(KINDS),
                      lambda text: print(f"\r{text}", end="", file=sys.stderr, flush=True))
