@@ -74,15 +74,20 @@ def loops_over(path: str) -> Iterator[str]:
 
 
 def mountpoints_of(loop: str) -> Iterator[str]:
-    """One place where a loop device is mounted, and one for each of its partitions that is."""
-    numbers = set()
+    """One place where a loop device is mounted, and one for each of its partitions that is.
+
+    A mount is known by its device's number, but for btrfs, which has a number of its own and tells its source.
+    """
+    devices: dict[str, str] = {}
     for file in (Path(f"/sys/block/{loop}/dev"), *Path(f"/sys/block/{loop}").glob(f"{loop}p*/dev")):
         with contextlib.suppress(OSError):
-            numbers.add(file.read_text().strip())
+            devices[file.read_text().strip()] = f"/dev/{file.parent.name}"
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         words = line.split(" ")
-        if words[2] in numbers:
-            numbers.remove(words[2])
+        source = words[words.index("-") + 2]
+        number = next((number for number, path in devices.items() if number == words[2] or path == source), None)
+        if number is not None:
+            del devices[number]
             yield re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), words[4])
 
 

@@ -39,7 +39,7 @@ _KILL_SECONDS = 5.0  # for one that was killed
 _TOOLS = frozenset({
     "blockdev", "busybox", "chromedriver", "chromium", "cmp", "dd", "debugfs", "dmeventd", "dmsetup", "e2fsck",
     "fallocate", "fio", "fsck.ext4", "fusermount", "fusermount3", "gcc", "losetup", "lvm", "mkfs.ext4",
-    "mkfs.xfs", "mount", "mountpoint", "spin", "strace", "sync", "umount", "unshare",
+    "mkfs.btrfs", "mkfs.xfs", "mount", "mountpoint", "spin", "strace", "sync", "umount", "unshare",
 })  # fmt: skip
 
 # A loaded machine is slow at times; whether a property holds is not a matter of time.
