@@ -109,7 +109,11 @@ def _assembly(stack: Stack) -> list[tuple[str, str, bool, list[str]]]:
                 add(below)
         order.append(md)
 
-    for md in stack.devices.values():
+    def late(md: MappedDevice) -> bool:
+        table = md.inactive if takes_new(md) else md.live
+        return table is not None and any(stack.target_types[kind].assembled_late for kind in table.types)
+
+    for md in sorted(stack.devices.values(), key=late):
         add(md)
     return [(md.name, md.uuid, md.read_only,
              [_again(stack, names, line) for line in status_lines(md, table=True, inactive=takes_new(md))])

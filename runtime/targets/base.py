@@ -160,7 +160,8 @@ class TargetType:
     ``params`` turns the short form's arguments into the kernel's parameter words.
     ``natural_length`` says how long a segment is whose length a spec leaves out, given the kernel's
     parameter words and a way to ask for a device's size in sectors (``None``: not known).
-    ``assembled`` gives the words with which user space loads the target again after a power cut.
+    ``assembled`` gives the words with which user space loads the target again after a power cut;
+    ``assembled_late``: it resumes such a device after its peers, as LVM does an origin after its snapshots.
     """
 
     name: str
@@ -172,6 +173,7 @@ class TargetType:
     natural_length: Callable[[list[str], Callable[[str], int | None]], int | None] = lambda _argv, _size: None
     wildcard: bool = False
     assembled: Callable[[list[str]], list[str]] = list
+    assembled_late: bool = False
 
 
 def parse_number(text: str, reason: str) -> int:

@@ -300,4 +300,5 @@ class MergeCopied(Frame):
 
 SNAPSHOT_MERGE: Final = TargetType(
     "snapshot-merge", (1, 5, 0), SNAPSHOT.signature, SNAPSHOT.params,
-    "A snapshot whose changes go back into its origin.", SnapshotMerge, SNAPSHOT.natural_length)
+    "A snapshot whose changes go back into its origin.", SnapshotMerge, SNAPSHOT.natural_length,
+    assembled_late=True)

@@ -235,4 +235,4 @@ def _natural_length(argv: list[str], size_of: Callable[[str], int | None]) -> in
 
 SNAPSHOT_ORIGIN: Final = TargetType(
     "snapshot-origin", (1, 9, 0), signature(pos("origin", Kind.DEVICE)),
-    _params, "A device that has snapshots.", SnapshotOrigin, _natural_length)
+    _params, "A device that has snapshots.", SnapshotOrigin, _natural_length, assembled_late=True)
