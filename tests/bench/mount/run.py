@@ -3,7 +3,7 @@
 Every contender is up all the time and each work is done by all of them in turn, again and again, so a machine that is
 busy with other things slows all of them down alike; what counts are the ratios of medians.  The backing files lie in
 memory (``--folder``).  ``--short`` does an eighth of the work in three rounds; ``--only TEXT`` picks rows and
-``--group`` groups; ``--markdown FILE`` writes the tables for the documentation.
+``--group`` groups; ``--markdown docs/benchmarks.md`` puts the tables there.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tests.bench.mount.work import COPY_ON_WRITE, MIB, WORKS, Corrupt, Work
 SIZE_BYTES: Final = 256 * MIB
 PEER: Final = "qemu-storage-daemon"
 OURS: Final = "dmspec"
+MARK: Final = "<!-- make bench -->"
 
 
 @dataclass
@@ -220,14 +221,19 @@ def main() -> int:
         shutil.rmtree(scratch)
         shutil.rmtree(mounts)
     text = f"{machine()}; medians of {rounds} interleaved rounds, ± half the interquartile range.\n\n{tables(done)}"
-    print(text)
+    verdict = [f"not met: {what}" for what, met in bench.bars if not met]
+    verdict.append(f"{sum(met for _what, met in bench.bars)} of {len(bench.bars)} bars met")
+    print("\n".join([text, *verdict]))
     if asked.markdown:
-        asked.markdown.write_text(text)
-    for what, met in bench.bars:
-        if not met:
-            print(f"not met: {what}")
-    print(f"{sum(met for _what, met in bench.bars)} of {len(bench.bars)} bars met")
+        put(asked.markdown, "\n\n".join([text.strip(), "\n".join(f"- {line}" for line in verdict)]))
     return 0
+
+
+def put(file: Path, text: str) -> None:
+    """Put it between the two marks of a page."""
+    before, mark, rest = file.read_text().partition(MARK)
+    _old, end, after = rest.partition(MARK)
+    file.write_text(f"{before}{mark}\n\n{text}\n\n{end}{after}")
 
 
 if __name__ == "__main__":
