@@ -111,6 +111,8 @@ def test_a_device_is_a_bytearray(kind: str, actions: list[tuple[str, int, int, i
 def test_a_discard_zeroes_on_the_disks_or_is_refused(kind: str, supported: bool) -> None:
     with served(STACKS[kind]) as server:
         server.export.write("vol", 0, memoryview(b"x" * SIZE))
+        if kind == "mirror":
+            until(lambda: "16/16" in server.status()[0]["status"][0], "the first resynchronisation, which fills a leg")
         before = used(server)
         if not supported:
             with fails_with(errno.EOPNOTSUPP):
