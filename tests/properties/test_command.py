@@ -151,7 +151,7 @@ def test_generated_modules_run_and_fail_under_plain_pytest(tmp_path: Path, wrong
         made = CliRunner().invoke(main, ["compile", str(spec), "--to", "pytest", "-o", str(out)])
         assert made.exit_code == 0, made.output
         source = out.read_text(encoding="utf-8").replace("= SETTINGS", "= SETTINGS_QUICK")
-        quick = f"max_examples={400 if spec == Path(wrong) else 15}, derandomize=True, database=None"
+        quick = f"max_examples={100 if spec == Path(wrong) else 15}, derandomize=True, database=None"
         out.write_text(f"{source}\n".replace("SPEC = ", "from hypothesis import settings as _settings\n"
                                              f"SETTINGS_QUICK = _settings(SETTINGS, {quick})\n"
                                              "SPEC = ", 1), encoding="utf-8")
@@ -159,8 +159,8 @@ def test_generated_modules_run_and_fail_under_plain_pytest(tmp_path: Path, wrong
     assert good.returncode == 0, good.stdout
     assert "2 passed" in good.stdout
     bad = pytest_run(tmp_path, "test_wrong.py")
-    assert bad.returncode == 1
-    assert "always frozen snap" in bad.stdout
+    assert bad.returncode == 1, bad.stdout
+    assert "always frozen" in bad.stdout
 
 
 def test_a_generated_module_is_clean(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def test_nothing_acknowledged_is_lost(kind: str) -> None:
                           cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("losses: 0\n")
-    found = re.search(rf"^{kind}: (\d+) operations, .* 2 kills, (\d+) orderly ends, (\d+) reassemblies", done.stdout, re.M)
+    found = re.search(rf"^{kind}: (\d+) operations, .* 2 kills, (\d+) orderly ends, (\d+) reassemblies", done.stdout,
+                      re.MULTILINE)
     assert found is not None, done.stdout
     assert int(found[1])
     assert int(found[3]) == 2 + int(found[2]) + 1
