@@ -48,10 +48,11 @@ class Version:
 class Write:
     """A write or discard under way: the versions that it adds.
 
-    ``parts`` are the sectors that it changes in part: where in the sector, and to what.
+    ``parts`` are the sectors that it changes in part: where in the sector, and to what; ``elsewhere`` are
+    versions in other volumes that it may have got into.
     """
 
-    __slots__ = ("added", "began", "fua", "parts", "volume")
+    __slots__ = ("added", "began", "elsewhere", "fua", "parts", "volume")
 
     def __init__(self, volume: Volume, began: int, fua: bool) -> None:
         self.volume = volume
@@ -59,6 +60,7 @@ class Write:
         self.fua = fua
         self.added: list[tuple[int, list[Version]]] = []
         self.parts: dict[int, tuple[int, bytes]] = {}
+        self.elsewhere: list[Version] = []
 
 
 class Read:
@@ -106,6 +108,7 @@ class Volume:
         self.clock = clock
         self.name = name
         self.initial: dict[int, bytes] = {}
+        self.vague: set[int] = set()
         self.sectors: dict[int, list[Version]] = {}
         self.reads: list[Read] = []
         self.writes: list[Write] = []
@@ -197,7 +200,21 @@ class Volume:
 
     def _end(self, write: Write) -> int:
         self.writes.remove(write)
-        return self.clock.tick()
+        now = self.clock.tick()
+        for one in write.elsewhere:
+            one.ended = now
+        return now
+
+    def may_get(self, write: Write) -> None:
+        """A write under way may go here: its device shows this volume now.
+
+        What it changes in part is laid over nobody knows which contents, so these sectors are not judged.
+        """
+        self.vague.update(write.parts)
+        for sector, added in write.added:
+            copies = [Version(one.value, write.began) for one in added]
+            self.versions(sector).extend(copies)
+            write.elsewhere.extend(copies)
 
     # Flushes and power cuts
 
@@ -293,7 +310,7 @@ class Volume:
             start = (read.first + at) * SECTOR
             low, high = max(start, offset), min(start + SECTOR, end)
             said = data[low - offset:high - offset]
-            if not any(one[low - start:high - start] == said for one in legal):
+            if read.first + at not in self.vague and not any(one[low - start:high - start] == said for one in legal):
                 return read.first + at, said, legal
         return None
 
@@ -317,7 +334,7 @@ class Volume:
             if first + at not in self.sectors and said == self.initial.get(first + at, ZEROS):
                 continue
             legal = self.readable(first + at)
-            if said not in legal:
+            if said not in legal and first + at not in self.vague:
                 return first + at, said, legal
         return None
 

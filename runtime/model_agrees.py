@@ -172,9 +172,8 @@ class ModelAgrees(Watch):
         self.volumes[name] = volume
         if old is None or old is volume:
             return
-        for write in list(old.writes):
-            for sector, added in write.added:
-                volume.inherit(sector, added)
+        for write in old.writes:
+            volume.may_get(write)
         for read in old.reads:
             volume.answers_too(read)
 
@@ -257,8 +256,13 @@ class ModelAgrees(Watch):
         return found
 
     def _unsure(self, disk: Disk, *, flush_only: bool = False) -> None:
-        """Nobody can say any more what lies on this disk, or whether it is durable there."""
+        """Nobody can say any more what lies on this disk, or whether it is durable there.
+
+        A snapshot that is taken on it later is a new one.
+        """
         assert self.world is not None
+        if not flush_only:
+            self.taken.pop(disk.number, None)
         for md in self.world.stack.devices.values():
             if disk in _beneath(md):
                 volume = self.volume(md.name)

@@ -10,7 +10,6 @@ from tests.museum.bug import Bug
 from dmspec.runtime import exception_store
 from dmspec.runtime.bio import Bio, Op
 from dmspec.runtime.exception_store import Commit, PersistentStore, ReadMetadata
-from dmspec.runtime.suspend import Suspend
 from dmspec.runtime.targets import snapshot_merge, snapshot_origin, snapshot_work
 from dmspec.runtime.targets.base import REMAPPED
 from dmspec.runtime.targets.snapshot import Snapshot
@@ -312,21 +311,6 @@ def fua_lost_when_split(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Bio, "piece", piece)
 
 
-def suspend_does_not_drain(patch: pytest.MonkeyPatch) -> None:
-    """A table is swapped while bios are in the old one."""
-    original = Suspend.drain
-
-    def drain(self: Suspend, task: Task) -> Outcome:
-        md = self.md
-        in_flight, md.in_flight = md.in_flight, 0
-        try:
-            return original(self, task)
-        finally:
-            md.in_flight = in_flight
-
-    patch.setattr(Suspend, "drain", drain)
-
-
 SNAPSHOT_BUGS = (
     Bug("completed looked up before pending", "snapshot", "one-chunk", completed_looked_up_before_pending),
     Bug("reads not tracked", "snapshot", "frozen", reads_not_tracked),
@@ -355,5 +339,4 @@ SNAPSHOT_BUGS = (
     Bug("merge lets writes into its range", "snapshot-merge", "merges", merge_lets_writes_into_its_range),
     Bug("flush reaches one stripe", "striped", "keeps", flush_reaches_one_stripe),
     Bug("FUA lost when split", "linear", "keeps", fua_lost_when_split),
-    Bug("suspend does not drain", "snapshot", "reloads", suspend_does_not_drain),
 )

@@ -153,3 +153,14 @@ def test_what_nobody_can_say_is_not_judged(volume: Volume) -> None:
     volume.anything = True
     assert volume.wrong(0, A) is None
     assert volume.answered(volume.begin_read(0, SECTOR), 0, A) is None
+
+
+def test_a_write_under_way_may_go_to_the_volume_that_its_device_shows_next(volume: Volume) -> None:
+    other = Volume(volume.clock, "other")
+    write = volume.begin_write(0, A)
+    other.may_get(write)
+    written(other, B)
+    volume.acknowledged(write)
+    assert other.readable(0) == {A, B}
+    written(other, C)
+    assert other.readable(0) == {C}
