@@ -151,8 +151,9 @@ def test_generated_modules_run_and_fail_under_plain_pytest(tmp_path: Path, wrong
         made = CliRunner().invoke(main, ["compile", str(spec), "--to", "pytest", "-o", str(out)])
         assert made.exit_code == 0, made.output
         source = out.read_text(encoding="utf-8").replace("= SETTINGS", "= SETTINGS_QUICK")
-        quick = f"max_examples={100 if spec == Path(wrong) else 15}, derandomize=True, database=None"
-        out.write_text(f"{source}\n".replace("SPEC = ", "from hypothesis import settings as _settings\n"
+        quick = (f"max_examples={100 if spec == Path(wrong) else 15}, derandomize=True, database=None, "
+                 "phases=[Phase.generate]")
+        out.write_text(f"{source}\n".replace("SPEC = ", "from hypothesis import Phase, settings as _settings\n"
                                              f"SETTINGS_QUICK = _settings(SETTINGS, {quick})\n"
                                              "SPEC = ", 1), encoding="utf-8")
     good = pytest_run(tmp_path, "test_mirror_unhandled.py", "test_snapshot_merge.py")
