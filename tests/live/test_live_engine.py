@@ -94,6 +94,8 @@ def test_many_threads_with_control_operations_in_between(kind: str) -> None:
             reload = "load vol { linear pv1 }\n" if kind == "linear" else ""
             assert do(server, f"{reload}suspend {node}\nresume {node}")["error"] == ""
         if kind != "linear":
+            until(lambda: mirror_status(server, node)[0] == "16/16", "both legs to be good")
+            assert do(server, pause)["error"] == ""
             assert do(server, "fail pv1 writes")["error"] == ""
             until(lambda: "A" not in letters(server, node)[:1], "the mirror to notice")
             assert do(server, f"load {node} {{ linear pv2 }}\nsuspend {node} noflush nolockfs\nresume {node}"
@@ -112,9 +114,14 @@ def test_many_threads_with_control_operations_in_between(kind: str) -> None:
         assert server.engine.performing == 0
 
 
-def letters(server: MountServer, node: str) -> str:
+def mirror_status(server: MountServer, node: str) -> list[str]:
+    """The words of a mirror's status line, from its sync ratio on."""
     [line] = [device["status"][0] for device in server.status() if device["name"] == node]
-    return str(line.split()[7])
+    return str(line).split()[6:]
+
+
+def letters(server: MountServer, node: str) -> str:
+    return mirror_status(server, node)[2]
 
 
 def contents(server: MountServer, name: str) -> bytes:

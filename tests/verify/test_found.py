@@ -52,8 +52,17 @@ NEVER_RESUMED = (
     step("resume", device=["base"]),
     step("resume", device=["vol"]),
 )
+# The read of a leg that fails is known at once, the flush of the other one takes its time: two events, not one.
+EVENTS = (
+    step("create", name="vol",
+         table=["0 512 mirror disk 3 cow 16 sync 2 pv1 0 pv2 64 2 handle_errors keep_log"]),
+    step("suspend", device=["vol"], noflush=True, nolockfs=True),
+    step("fail", disk="pv1"),
+    step("read", target="vol", at=118784, size=32768),
+    step("resume", device=["vol"]),
+)
 ALL = {"shared": SHARED, "modes": MODES, "discard": DISCARD, "stripes": STRIPES, "nosync": NOSYNC,
-       "discard fails": DISCARD_FAILS, "never resumed": NEVER_RESUMED}
+       "discard fails": DISCARD_FAILS, "never resumed": NEVER_RESUMED, "events": EVENTS}
 
 
 def played(steps: tuple[Step, ...]) -> Played:
@@ -96,6 +105,10 @@ def test_a_discard_that_no_leg_takes_is_forgiven() -> None:
 
 def test_a_device_without_a_live_table_can_be_named() -> None:
     assert [seen.outcome.error for seen in played(NEVER_RESUMED).seen] == [""] * len(NEVER_RESUMED)
+
+
+def test_errors_of_recovery_and_of_a_flush_are_two_events() -> None:
+    assert "vol::0:0:1:3:L--w" in played(EVENTS).last
 
 
 @pytest.mark.requires("guest-kernel")

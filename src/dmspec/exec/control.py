@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dmspec.dmsetup.door import NoMountError
@@ -58,17 +59,33 @@ class Turns:
                     self.locks[thread] = (lock, count - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A request and its answer, of which the caller was not told."""
+
+    nr: int
+    data: bytes
+    error: int
+    back: bytes
+
+    @property
+    def overwritten(self) -> bytes:
+        """What the caller's buffer holds if the answer has reached it."""
+        return self.back + self.data[len(self.back):]
+
+
 class Control:
     """``lost`` has, by thread, an answer that a signal kept from its caller, with the request.
 
     Such a call is usually made again by the kernel itself when the signal has been handled; it then gets that
-    answer, and so nothing is done twice.
+    answer, and so nothing is done twice.  The signal may come when the answer is in the caller's buffer already: the
+    request that is made again is then what the answer has left there.
     """
 
     def __init__(self, answers: Answers) -> None:
         self.answers = answers
         self.turns = Turns()
-        self.lost: dict[int, tuple[int, bytes, tuple[int, bytes]]] = {}
+        self.lost: dict[int, Lost] = {}
 
     def ioctl(self, call: Call, number: int) -> bool:
         """Run one command."""
@@ -82,8 +99,8 @@ class Control:
         if not self.answers.listener.is_valid(call):
             return False
         lost = self.lost.pop(call.thread, None)
-        if lost is not None and lost[:2] == (nr, data):
-            return self._finish(call, nr, data, *lost[2])
+        if lost is not None and lost.nr == nr and data in (lost.data, lost.overwritten[:len(data)]):
+            return self._finish(call, nr, lost.data, lost.error, lost.back)
         who = self.answers.story.before(call.thread, nr, data)
         error, back = self._run(call, who, nr, data)
         self.answers.story.after(who, nr, data, error)
@@ -107,7 +124,7 @@ class Control:
                 number = error or errno.EFAULT
             told = listener.fail(call, number) if number else listener.succeed(call)
         if not told and nr in _CHANGES and error != errno.EINTR:
-            self.lost[call.thread] = (nr, data, (error, back))
+            self.lost[call.thread] = Lost(nr, data, error, back)
         return told
 
     def _buffer(self, call: Call, nr: int) -> bytes:

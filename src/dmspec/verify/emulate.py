@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from dmspec.runtime import plan as plans
+from dmspec.runtime.bio import Bio
 from dmspec.runtime.block import BlockDevice, Disk
 from dmspec.runtime.build import furnish, memory_disk
 from dmspec.runtime.byte_io import ReadBytes
@@ -31,6 +32,20 @@ STEP_LIMIT: Final = 2_000_000
 NO_DEVICES: Final = "No devices found"
 
 
+class LayeredEngine(SimEngine):
+    """An I/O that fails does so at once, as on the layers that the guest's disks are; the others take their time.
+
+    It decides how many events there are: two for which nobody waits are one, when the second comes soon enough.
+    """
+
+    def submit(self, disk: Disk, bio: Bio) -> None:
+        status, _mishap = disk.strike(bio)
+        if status:
+            bio.complete(status)
+        else:
+            super().submit(disk, bio)
+
+
 class NoRest(Exception):
     """The emulator does not come to rest after a step: there is nothing to compare with."""
 
@@ -41,7 +56,7 @@ class Emulated:
     def __init__(self, disks: Sequence[DiskSpec]) -> None:
         plan = plans.Plan(["case"], "", disks=[plans.Disk(one.name, one.sectors) for one in disks],
                           processes=[plans.Process("steps", [plans.Instr("end")])])
-        self.engine = SimEngine()
+        self.engine = LayeredEngine()
         self.world = furnish(plan, self.engine, disk_factory=memory_disk, target_types=TARGETS)
         self.process = ProcessTask(self.world, plan.processes[0])
         self.layers = [Layer(one, index, 0) for index, one in enumerate(disks)]
