@@ -61,8 +61,15 @@ EVENTS = (
     step("read", target="vol", at=118784, size=32768),
     step("resume", device=["vol"]),
 )
+# Who discards opens the device for himself alone, which comes before the question whether it takes discards.
+DISCARD_IN_USE = (
+    step("create", name="base", table=["0 1024 error"]),
+    step("create", name="vol", table=["0 1024 linear base 0"]),
+    step("discard", target="base", at=0, size=4096),
+)
 ALL = {"shared": SHARED, "modes": MODES, "discard": DISCARD, "stripes": STRIPES, "nosync": NOSYNC,
-       "discard fails": DISCARD_FAILS, "never resumed": NEVER_RESUMED, "events": EVENTS}
+       "discard fails": DISCARD_FAILS, "never resumed": NEVER_RESUMED, "events": EVENTS,
+       "discard in use": DISCARD_IN_USE}
 
 
 def played(steps: tuple[Step, ...]) -> Played:
@@ -105,6 +112,10 @@ def test_a_discard_that_no_leg_takes_is_forgiven() -> None:
 
 def test_a_device_without_a_live_table_can_be_named() -> None:
     assert [seen.outcome.error for seen in played(NEVER_RESUMED).seen] == [""] * len(NEVER_RESUMED)
+
+
+def test_a_discard_of_a_device_in_use_is_refused_for_that() -> None:
+    assert [str(seen.outcome) for seen in played(DISCARD_IN_USE).seen] == ["done", "done", "EBUSY"]
 
 
 def test_errors_of_recovery_and_of_a_flush_are_two_events() -> None:

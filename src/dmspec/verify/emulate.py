@@ -124,15 +124,16 @@ class Emulated:
         return perform(process, step.args)
 
     def _ask_for_discard(self, device: BlockDevice) -> None:
-        """What the BLKDISCARD ioctl says before any bio is made: it wants a device that no table uses for itself.
+        """What is said before any bio is made: blkdiscard(8) opens a device for itself alone, which no table may use
+        then, and the BLKDISCARD ioctl wants one that takes discards.
 
         This, and that the ioctl takes a bio's EOPNOTSUPP for a success, are the block layer's ways and not
         device-mapper's, so they are here and not in the emulator's own ``discard``.
         """
-        if not device.supports_discard:
-            raise DmError(errno.EOPNOTSUPP)
         if any(used is device for md in self.world.stack.devices.values() for used, _mode in md.table_devices):
             raise DmError(errno.EBUSY)
+        if not device.supports_discard:
+            raise DmError(errno.EOPNOTSUPP)
 
     def _resolve(self, number: int, step: Step) -> None:
         """Keep a step's table as the guest needs it: every length a number, and numbers for the names of devices.
