@@ -53,6 +53,7 @@ class Fusepy:
 
     name: BindingName = "fusepy"
     has_writeback_cache = False
+    has_device_loop = False
     passes_short_writes = True
 
     def __init__(self, module: ModuleType) -> None:
@@ -90,9 +91,13 @@ class Fusepy:
         """Ask libfuse, which knows it per thread and request."""
         return int(self._module._libfuse.fuse_get_context().contents.fuse)
 
-    def device(self, session: int) -> int | None:
-        """Leave it to libfuse 2."""
-        return None
+    def descriptor(self, session: int) -> int:
+        """Ask libfuse; a session has one channel."""
+        library = self._module._libfuse
+        library.fuse_get_session.restype = library.fuse_session_next_chan.restype = ctypes.c_void_p
+        channel = library.fuse_session_next_chan(ctypes.c_void_p(library.fuse_get_session(ctypes.c_void_p(session))),
+                                                 None)
+        return int(library.fuse_chan_fd(ctypes.c_void_p(channel)))
 
     def exit(self, session: int) -> None:
         """Set the flag that each thread looks at after a request."""

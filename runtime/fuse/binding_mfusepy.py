@@ -40,6 +40,7 @@ class Mfusepy:
 
     name: BindingName = "mfusepy"
     has_writeback_cache = True
+    has_device_loop = True
     passes_short_writes = False
 
     def __init__(self, module: ModuleType) -> None:
@@ -84,7 +85,7 @@ class Mfusepy:
         """Ask libfuse, which knows it per thread and request."""
         return int(self._module._libfuse.fuse_get_context().contents.fuse)
 
-    def device(self, session: int) -> int | None:
+    def descriptor(self, session: int) -> int:
         """Ask libfuse."""
         library = self._module._libfuse
         return int(library.fuse_session_fd(ctypes.c_void_p(library.fuse_get_session(session))))

@@ -55,6 +55,13 @@ def _clone(descriptor: int) -> int:
     return clone
 
 
+def is_connected(descriptor: int) -> bool:
+    """Whether the kernel still has the connection of a descriptor of /dev/fuse."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return not any(event & (select.POLLERR | select.POLLNVAL) for _fd, event in poll.poll(0))
+
+
 class DeviceLoop:
     """Takes libfuse's place at a mounted connection; `on_end` is called once, when the connection has ended."""
 
@@ -91,6 +98,10 @@ class DeviceLoop:
         self._ours.close()
         for descriptor in (self._original, self._device, self._wake):
             os.close(descriptor)
+
+    def is_connected(self) -> bool:
+        """Whether the kernel still has the connection, although its mount may be gone from here."""
+        return not self._closing and is_connected(self._device)
 
     def _add_worker(self) -> None:
         worker = threading.Thread(target=self._work, name="fuse-device", daemon=True)

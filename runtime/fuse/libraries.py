@@ -26,6 +26,7 @@ class Binding(Protocol):
 
     name: BindingName
     has_writeback_cache: bool
+    has_device_loop: bool
     passes_short_writes: bool
 
     def run(self, files: Any, mountpoint: str, options: dict[str, Any]) -> None:
@@ -40,8 +41,8 @@ class Binding(Protocol):
         """Give the address of libfuse's `struct fuse`; only callbacks may ask."""
         ...
 
-    def device(self, session: int) -> int | None:
-        """Give the descriptor of a session's connection, for `device_loop`; None: that is for the library alone."""
+    def descriptor(self, session: int) -> int:
+        """Give the descriptor of a session's connection."""
         ...
 
     def exit(self, session: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from dmspec.runtime.fuse import mounts, threads
 from dmspec.runtime.fuse.adapter import REQUEST_BYTES, Files
-from dmspec.runtime.fuse.device_loop import DeviceLoop
+from dmspec.runtime.fuse.device_loop import DeviceLoop, is_connected
 from dmspec.runtime.fuse.export import Export, MountFailed, MountStuck
 from dmspec.runtime.fuse.helper import Guardian
 from dmspec.runtime.fuse.inbox import Event, Inbox
@@ -126,6 +126,7 @@ class _Session:
         self._entry: mounts.MountEntry | None = None
         self._bugs: list[BaseException] = []
         self._libfuse: int | None = None
+        self._descriptor = -1
         self._libfuse_lock = threading.Lock()
         self._device_loop: DeviceLoop | None = None
         self._single_thread = False
@@ -181,10 +182,10 @@ class _Session:
         if self._entry is None:
             raise MountFailed(f"{self.mountpoint} is not in the mount table")
         self._guardian.watch(self._entry)
-        device = None if self._single_thread else self.binding.device(self._libfuse)
-        if device is not None:
+        self._descriptor = self.binding.descriptor(self._libfuse)
+        if self.binding.has_device_loop and not self._single_thread:
             with contextlib.suppress(OSError):  # then libfuse does it all, as without it
-                self._device_loop = DeviceLoop(self.files, device, self._exit)
+                self._device_loop = DeviceLoop(self.files, self._descriptor, self._exit)
         if self._writeback_cache:
             self.sizes.forget_attributes = self._forget_attributes
         self.inbox.put(Event.MOUNTED)
@@ -247,10 +248,21 @@ class _Session:
         return False
 
     def _unmount(self) -> None:
-        """Have the mount written back and taken away, and hang up on programs that keep files open."""
+        """Have the mount written back and taken away, and hang up on programs that keep files open.
+
+        A mount namespace that was made meanwhile, by a container or a service, has a copy of the mount, which keeps the
+        connection alive.  Whoever is in there is hung up on too.
+        """
         with contextlib.suppress(OSError):
             is_gone = self._guardian.leave(sorted(self.files._written_names()))
-            if not is_gone and not (self._entry is not None and mounts.abort(self._entry)):
+            loop = self._device_loop
+            if is_gone and not (is_connected(self._descriptor) if loop is None else loop.is_connected()):
+                return
+            if self._entry is not None and mounts.abort(self._entry):
+                return
+            if is_gone and loop is not None:
+                loop.end()
+            else:
                 self._exit()
                 self._guardian.poke()
 

@@ -51,7 +51,7 @@ SCRIPT = """
 
 
 def test_dmsetup_and_lvm_of_an_ordinary_user() -> None:
-    words = [sys.base_prefix, sysconfig.get_path("purelib"), CHECKOUT, SPEC, SCRIPT]
+    words = [sys.base_prefix, sysconfig.get_path("purelib"), str(CHECKOUT), SPEC, SCRIPT]
     run = subprocess.run(["unshare", "--mount", "sh", "-c", SETTING, "sh", *words], capture_output=True, text=True,
                          check=False, env={"PATH": os.environ["PATH"]})
     assert (run.returncode, run.stdout) == (0, "a\t(254:0)\nsomething\n"), run.stdout + run.stderr

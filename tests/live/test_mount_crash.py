@@ -101,6 +101,24 @@ def test_the_mirror_below_a_snapshot_is_taken_down_in_order(mount: Mount) -> Non
     stack.umount()
 
 
+@pytest.mark.requires("root", "unshare")
+@TWO_BINDINGS
+def test_a_copy_of_the_mount_in_another_namespace_does_not_keep_it(mount: Mount, binding: str) -> None:
+    stack = mount(MIRROR, binding, foreground=True)
+    assert stack.process is not None
+    until(lambda: stack.in_sync("vol"), "the first resynchronisation")
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", "echo there; read end"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as service:
+        assert service.stdout is not None
+        assert service.stdout.readline() == b"there\n"
+        stack.device("vol").write_bytes(b"new!" * MIB)
+        stack.process.send_signal(signal.SIGTERM)
+        said, problems = stack.process.communicate()
+        assert (stack.process.returncode, problems) == (0, ""), said
+        service.communicate(b"\n")
+    assert stack.disk("pv2").read_bytes() == b"new!" * MIB
+
+
 @TWO_BINDINGS
 def test_only_dirty_regions_are_resynchronised_after_a_kill(mount: Mount, runtime_folder: Path, binding: str) -> None:
     stack = mount(MIRROR, binding)
