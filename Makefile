@@ -4,7 +4,7 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo demo-live mail museum nightly bench bench-explore soak kernel-cases corpus real-binaries \
+.PHONY: help test lint demo demo-live mail museum nightly bench bench-memory bench-explore soak kernel-cases corpus real-binaries \
 	verify packages browser guest lvm clean
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make corpus  ask a real kernel and dmsetup anew for the answers that tests/corpus keeps (minutes)'
 	@echo 'make verify  every spec that can be, and 200 drawn sequences, against a real kernel'
 	@echo 'make bench   the mount beside QEMU, nbdkit and the plain file (some minutes)'
+	@echo 'make bench-memory   what a mount of 1 TiB and one of ten million exceptions take (a minute)'
 	@echo 'make bench-explore  the explorer beside SPIN, on the scenarios of the mail (a minute)'
 	@echo 'make soak    mounts under load whose disks fail and whose server is killed, 1000 times (an hour)'
 	@echo 'make museum  plant every bug of tests/museum and look for it (minutes)'
@@ -55,6 +56,9 @@ nightly: $(VENV)/installed
 bench: $(VENV)/installed packages
 	@python=$$(sh tools/find-python.sh '$(PYTHON)') && sh tools/install-packages.sh "$$python" bench
 	$(VENV)/bin/python -m tests.bench.mount.run $(BENCH)
+
+bench-memory: $(VENV)/installed packages
+	$(VENV)/bin/python -m tests.bench.memory
 
 # STATES=0 searches every space to its end, which takes hours.
 bench-explore: $(VENV)/installed packages

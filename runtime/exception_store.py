@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from .bio import Bio, Buffer, Op
@@ -87,7 +88,7 @@ class ExceptionStore:
         """The store's own word in a table."""
         raise NotImplementedError
 
-    def read_metadata(self, exceptions: dict[int, int]) -> Frame:
+    def read_metadata(self, exceptions: MutableMapping[int, int]) -> Frame:
         """Fill ``exceptions``; the value is 0, 1 (the snapshot is invalid on disk) or a negative errno."""
         raise NotImplementedError
 
@@ -129,7 +130,7 @@ class TransientStore(ExceptionStore):
     def word(self) -> str:
         return "N"
 
-    def read_metadata(self, exceptions: dict[int, int]) -> Frame:
+    def read_metadata(self, exceptions: MutableMapping[int, int]) -> Frame:
         del exceptions
         return Answer(0)
 
@@ -196,7 +197,7 @@ class PersistentStore(ExceptionStore):
         chunk = self.chunk_sectors
         return self.next_free * chunk, self.cow.sectors, (self.area_index + 2) * chunk
 
-    def read_metadata(self, exceptions: dict[int, int]) -> Frame:
+    def read_metadata(self, exceptions: MutableMapping[int, int]) -> Frame:
         return ReadMetadata(self, exceptions)
 
     def commit(self, exception: StoredException, *, copied: bool) -> Frame:
@@ -241,7 +242,7 @@ class ReadMetadata(Frame):
     A new store is written at once, so it is on disk from the load of the table on.
     """
 
-    def __init__(self, store: PersistentStore, exceptions: dict[int, int]) -> None:
+    def __init__(self, store: PersistentStore, exceptions: MutableMapping[int, int]) -> None:
         self.store = store
         self.exceptions = exceptions
         self.buffer = bytearray()

@@ -16,6 +16,7 @@ from ..bio import Bio, Op
 from ..block import BlockDevice
 from ..errors import DmError
 from ..exception_store import Answer, ExceptionStore, create_store
+from ..exception_table import ExceptionTable
 from ..kcopyd import Copier
 from ..signature import Kind, flag, opt, pos, signature
 from ..task import Frame, Latch, Work
@@ -53,7 +54,7 @@ class Snapshot(Target):
         self.overflowed = False
         self.invalidating = False
         self.invalidated = Latch(f"header of {name}")
-        self.complete: dict[int, int] = {}
+        self.complete = ExceptionTable()
         self.pending: dict[int, PendingException] = {}
         self.settled = Latch(f"copies of {name}")
         self.sequence = 0
@@ -231,8 +232,9 @@ class Snapshot(Target):
         chunk = bio.sector // self.chunk_sectors
         if bio.op is Op.DISCARD:
             return self._map_discard(bio, chunk)
-        if chunk in self.complete:
-            self.to_cow(bio, self.complete[chunk])
+        copy = self.complete.where(chunk)
+        if copy is not None:
+            self.to_cow(bio, copy)
             return REMAPPED
         if writing:
             return self._map_write(bio, chunk)
@@ -255,10 +257,11 @@ class Snapshot(Target):
             bio.device = self.origin
             self.track(bio, chunk)
             return REMAPPED
-        if chunk not in self.complete:
+        copy = self.complete.where(chunk)
+        if copy is None:
             bio.complete(0)
             return SUBMITTED
-        self.to_cow(bio, self.complete[chunk])
+        self.to_cow(bio, copy)
         if bio.sectors != self.chunk_sectors:
             return REMAPPED
         ZeroChunk(self, bio).start()

@@ -109,12 +109,13 @@ class SnapshotMerge(Snapshot):
             return SUBMITTED
         writing = bio.op is Op.WRITE
         chunk = bio.sector // self.chunk_sectors if self.valid else 0
-        if self.valid and chunk in self.complete:
+        copy = self.complete.where(chunk) if self.valid else None
+        if copy is not None:
             if writing and chunk in self.range:
                 bio.device = self.origin
                 self.queued.append(bio)
                 return SUBMITTED
-            self.to_cow(bio, self.complete[chunk])
+            self.to_cow(bio, copy)
             if writing:
                 self.track(bio, chunk)
             return REMAPPED

@@ -10,6 +10,7 @@ from tests.museum.bug import Bug
 from dmspec.runtime import exception_store
 from dmspec.runtime.bio import Bio, Op
 from dmspec.runtime.exception_store import Commit, PersistentStore, ReadMetadata
+from dmspec.runtime.exception_table import ExceptionTable
 from dmspec.runtime.targets import snapshot_merge, snapshot_origin, snapshot_work
 from dmspec.runtime.targets.base import REMAPPED
 from dmspec.runtime.targets.snapshot import Snapshot
@@ -226,7 +227,7 @@ def handover_loses_exceptions(patch: pytest.MonkeyPatch) -> None:
 
     def take_over(self: Snapshot, source: Snapshot) -> None:
         original(self, source)
-        self.complete = {}
+        self.complete = ExceptionTable()
 
     patch.setattr(Snapshot, "take_over", take_over)
 
