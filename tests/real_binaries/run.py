@@ -206,6 +206,9 @@ The same on Linux 6.1.176, in a guest (strace holds lvcreate before the ioctl wh
 {kernel}
 ```
 
+There it is chance whether the writer has a write under way when `suspend vg-vol` begins: of eight runs lvcreate hung in
+seven, and succeeded in one, on a busy machine.
+
 The deadlock, as `dmspec do DIR --waits` shows it (process ids differ from run to run):
 
 ```
