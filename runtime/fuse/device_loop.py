@@ -42,6 +42,7 @@ SPIN_SECONDS = 50e-6
 
 # Nobody waits for one write-back, only for all of them, so large ones are worth a second thread.
 SHARED_BYTES = 262144
+MOST_SHARING = max((os.cpu_count() or 1) - 1, 0)
 
 
 def _clone(descriptor: int) -> int:
@@ -77,10 +78,10 @@ class DeviceLoop:
         os.dup2(theirs.fileno(), libfuse_fd, inheritable=False)
         theirs.close()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._leading = threading.Lock()
-        self._idle = 0
+        self._idle: list[threading.Lock] = []
         self._count = threading.Lock()
         self._workers: set[threading.Thread] = set()
+        self._sharing = 0
         self._closing = False
         threading.Thread(target=self._pass_answers, name="fuse-answers", daemon=True).start()
         self._add_worker()
@@ -89,6 +90,9 @@ class DeviceLoop:
         """Return when no thread works on a request any more; libfuse's loop must have ended."""
         self._closing = True
         os.eventfd_write(self._wake, 1)
+        with self._count:
+            for gate in self._idle:
+                gate.release()
         while True:
             with self._count:
                 worker = next(iter(self._workers), None)
@@ -104,36 +108,49 @@ class DeviceLoop:
         return not self._closing and is_connected(self._device)
 
     def _add_worker(self) -> None:
+        """Start another thread, which is the leader."""
         worker = threading.Thread(target=self._work, name="fuse-device", daemon=True)
         with self._count:
             self._workers.add(worker)
         worker.start()
 
     def _work(self) -> None:
+        gate = threading.Lock()
+        gate.acquire()
         try:
-            memory = mmap.mmap(-1, REQUEST_BYTES + mmap.PAGESIZE)
-            request = _Request(self, memoryview(memory))
-            while not self._closing:
-                with self._count:
-                    self._idle += 1
-                self._leading.acquire()
-                with self._count:
-                    self._idle -= 1
+            request = _Request(self, memoryview(mmap.mmap(-1, REQUEST_BYTES + mmap.PAGESIZE)))
+            while True:
                 request.lead()
                 with self._count:
-                    if self._idle >= IDLE_THREADS:
+                    if self._closing or len(self._idle) >= IDLE_THREADS:
                         return
+                    self._idle.append(gate)
+                gate.acquire()
         finally:
             with self._count:
                 self._workers.discard(threading.current_thread())
 
     def hand_over(self) -> None:
-        """Make another thread the leader, one that waits for it or a new one."""
+        """Make another thread the leader: the one that worked last, whose memory is the warmest, or a new one."""
         with self._count:
-            alone = not self._idle
-        self._leading.release()
-        if alone:
+            gate = self._idle.pop() if self._idle else None
+        if gate is not None:
+            gate.release()
+        else:
             self._add_worker()
+
+    def shares(self) -> bool:
+        """Whether a large write-back is worth a thread beside the leader: there may be as many as processors."""
+        with self._count:
+            if self._sharing >= MOST_SHARING:
+                return False
+            self._sharing += 1
+            return True
+
+    def has_shared(self) -> None:
+        """That write-back has ended."""
+        with self._count:
+            self._sharing -= 1
 
     def wait(self) -> None:
         """Sleep until there is a request, or the end."""
@@ -193,12 +210,8 @@ class _Request:
     def lead(self) -> None:
         """Take requests until another thread is the leader, or the connection has ended."""
         self.leading = True
-        try:
-            while self.leading and not self.loop._closing:
-                self.next()
-        finally:
-            if self.leading:
-                self.loop._leading.release()
+        while self.leading and not self.loop._closing:
+            self.next()
 
     def next(self) -> None:
         """Take the next request and answer it."""
@@ -243,15 +256,16 @@ class _Request:
         except OSError as problem:
             self.fail(unique, problem.errno or errno.EIO)
         except BaseException as problem:  # noqa: BLE001 - it goes on to serve(), which raises it after unmounting
-            self.files._bug(problem)
             self.fail(unique, errno.EIO)
+            self.files._bug(problem)
         else:
             _OUT_HEADER.pack_into(self.out, 0, _OUT_HEADER.size + size, 0, unique)
             self.loop.answer(memoryview(self.out)[:_OUT_HEADER.size], self.data[:size])
 
     def write(self, unique: int, handle: int, offset: int, size: int, from_page_cache: bool) -> None:
         buffer = self.data[:size]
-        if from_page_cache and size >= SHARED_BYTES:
+        shares = from_page_cache and size >= SHARED_BYTES and self.loop.shares()
+        if shares:
             self.wait_for_it()
         try:
             straight = self.files.straight(handle)
@@ -261,11 +275,14 @@ class _Request:
         except OSError as problem:
             self.fail(unique, problem.errno or errno.EIO)
         except BaseException as problem:  # noqa: BLE001 - it goes on to serve(), which raises it after unmounting
-            self.files._bug(problem)
             self.fail(unique, errno.EIO)
+            self.files._bug(problem)
         else:
             _WRITE_OUT.pack_into(self.out, 0, _WRITE_OUT.size, 0, unique, size, 0)
             self.loop.answer(self.out)
+        finally:
+            if shares:
+                self.loop.has_shared()
 
     def sync(self, unique: int, handle: int) -> None:
         self.wait_for_it()
@@ -274,8 +291,8 @@ class _Request:
         except OSError as problem:
             self.fail(unique, problem.errno or errno.EIO)
         except BaseException as problem:  # noqa: BLE001 - it goes on to serve(), which raises it after unmounting
-            self.files._bug(problem)
             self.fail(unique, errno.EIO)
+            self.files._bug(problem)
         else:
             self.fail(unique, 0)
 
