@@ -21,6 +21,19 @@ def test_a_bug_is_found(bug: Bug) -> None:
     assert found.operations <= MOST_OPERATIONS
 
 
+@pytest.mark.parametrize("bug", [one for one in BUGS if one.fault], ids=lambda bug: bug.name)
+def test_only_its_fault_shows_a_bug(bug: Bug) -> None:
+    found = hunt(bug)
+    assert found.good, found
+    assert hunt(bug, examples=200, faultless=True).found is None
+
+
+def test_every_silent_fault_shows_a_bug() -> None:
+    """Faults that are no error of an I/O, but for the power cut, which half of the museum needs."""
+    silent = {"tear", "lose-write", "misdirect", "corrupt", "lose-flush"}
+    assert {bug.fault for bug in BUGS if bug.fault} == silent
+
+
 def test_the_sample_is_of_the_museum() -> None:
     names = [bug.name for bug in BUGS]
     assert len(set(names)) == len(names) >= 20
