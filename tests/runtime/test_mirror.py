@@ -18,6 +18,8 @@ DISK = "device vol { mirror pv1 pv2  log=log region=16KiB nosync handle_errors }
 THREE = "device vol { mirror pv1 pv2 pv3  log=core region=16KiB nosync handle_errors }"
 KEEP = "device vol { mirror pv1 pv2  log=log region=16KiB nosync handle_errors keep_log }"
 SHIFTED = "device vol {\n8KiB linear pv3\n20KiB mirror pv1 @4KiB pv2 @12KiB log=core region=8KiB nosync\n}"
+CREATE_CORE = 'create legs { "0 64 mirror core 1 16 2 pv1 0 pv2 0" }'
+CREATE_DISK = 'create legs { "0 64 mirror disk 2 log 32 2 pv1 0 pv2 0" }'
 
 
 @dataclass
@@ -162,12 +164,11 @@ def test_who_waits_hears_why_his_write_is_held(stack: str, app: str, said: str) 
 
 
 @pytest.mark.parametrize(("app", "waits"), [
-    ('create legs { "0 64 mirror core 1 32 2 pv1 0 pv2 0" }   sleep 500us   suspend legs', "for recovery of legs, to stop it"),
-    ('create legs { "0 64 mirror disk 2 log 32 2 pv1 0 pv2 0" }   await insync legs   write legs at=0 size=4KiB\n'
-     "suspend legs", "for kmirrord legs"),
-    ('create legs { "0 64 mirror disk 2 log 32 2 pv1 0 pv2 0" }', "the log of legs, which reads log"),
-    ('create legs { "0 64 mirror disk 2 log 32 2 pv1 0 pv2 0" }', "the log of legs, which writes log"),
-    ('create legs { "0 64 mirror disk 2 log 32 2 pv1 0 pv2 0" }', "a flush of the log device log"),
+    (f"{CREATE_CORE}   sleep 500us   suspend legs", "for recovery of legs, to stop it"),
+    (f"{CREATE_DISK}   await insync legs   write legs at=0 size=4KiB   suspend legs", "for kmirrord legs"),
+    (CREATE_DISK, "the log of legs, which reads log"),
+    (CREATE_DISK, "the log of legs, which writes log"),
+    (CREATE_DISK, "a flush of the log device log"),
 ])
 def test_what_a_command_waits_for(app: str, waits: str) -> None:
     result = run(Case("device vol { linear pv3 }", f"delay pv2 1ms   {app}"))
@@ -177,7 +178,7 @@ def test_what_a_command_waits_for(app: str, waits: str) -> None:
 
 def test_a_suspend_stops_recovery_at_the_next_region_and_a_resume_goes_on_with_it() -> None:
     result = run(Case("device vol { linear pv3 }", "delay pv2 1ms writes\n"
-                      'create legs { "0 64 mirror core 1 16 2 pv1 0 pv2 0" }   sleep 500us   suspend legs   sleep 10ms\n'
+                      f"{CREATE_CORE}   sleep 500us   suspend legs   sleep 10ms\n"
                       'expect status legs "0 64 mirror 2 pv1 pv2 1/4 1 AA 1 core"   resume legs   await insync legs'))
     assert result.ok, result.checks
 
