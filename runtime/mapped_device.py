@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .bio import REQUEUE, Bio, Op
 from .block import DM_MAJOR, BlockDevice
-from .targets.base import INCOMPLETE, KILL, MAP_REQUEUE, REMAPPED
+from .targets.base import INCOMPLETE, KILL, REMAPPED
 from .task import DONE, Frame, Goto, Latch, Mutex, Outcome, Task, Work
 
 if TYPE_CHECKING:
@@ -156,8 +156,6 @@ class MappedDevice(BlockDevice):
         elif answer == KILL:
             clone.status = errno.EIO
             io.piece_over(clone, errno.EIO)
-        elif answer == MAP_REQUEUE:
-            io.piece_over(clone, REQUEUE)
 
     def less_in_flight(self) -> None:
         self.in_flight -= 1

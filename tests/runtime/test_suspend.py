@@ -203,3 +203,103 @@ def test_what_only_reads_ahead_does_not_wait() -> None:
     ahead = Bio(Op.READ, found.device("vol"), 0, 1, bytearray(512))
     ahead.readahead = True
     assert found.io([ahead]) == [errno.EIO]
+
+
+@pytest.mark.parametrize(("noflush", "lockfs", "said"), [
+    (False, True, ""), (False, False, ", nolockfs"), (True, False, ", noflush, nolockfs"),
+    (True, True, ", noflush, nolockfs")])
+def test_what_a_trace_says_of_a_suspend(noflush: bool, lockfs: bool, said: str) -> None:
+    """With noflush no filesystem is locked, whatever was asked for."""
+    found = linear()
+    found.stack.freezer = freezer = Freezer(0)
+    found.notes.lines.clear()
+    assert found.call(control.DoSuspend(found.device("vol"), noflush=noflush, lockfs=lockfs)) == 0
+    assert freezer.frozen == (lockfs and not noflush)
+    assert found.resume("vol") == 0
+    assert found.notes.lines == [f"vol: suspend begins{said}", "vol: new bios wait", "vol: suspended", "vol: resumed"]
+
+
+# Bios that are pushed back
+
+HELD = "16 48 mirror core 2 16 nosync 2 /dev/loop0 16 /dev/loop1 16 1 handle_errors"
+
+
+def held() -> Machine:
+    """Writes to a volume whose second segment is a mirror that holds what its second leg cannot take."""
+    found = Machine()
+    assert found.create("vol", "0 16 linear /dev/loop0 0", HELD) == 0
+    found.disk(1).faults.append(DiskFault((Op.WRITE, Op.FLUSH), errno.EIO))
+    return found
+
+
+def swap(found: Machine, *lines: str) -> None:
+    """A noflush suspend pushes back what is held; the next table gets it."""
+    device = found.device("vol")
+    assert found.load("vol", *lines) == 0
+    assert found.call(control.DoSuspend(device, noflush=True)) == 0
+    assert device.in_flight == 0
+    assert found.resume("vol") == 0
+
+
+@pytest.mark.parametrize(("sector", "sectors", "pushed"), [
+    (20, 4, "write vol 20+4"), (12, 10, "write vol 16+6"), (28, 8, "write vol 32+4")])
+def test_only_the_piece_that_was_held_is_done_again(sector: int, sectors: int, pushed: str) -> None:
+    """A bio that is one piece is pushed back itself; of a longer one each held piece."""
+    found = held()
+    data = pattern("P", sectors)
+    task = found.begin(WaitForBios([found.writing("vol", sector, data)], "the test's own write"))
+    found.engine.run(found.engine.steps + 10_000)
+    assert not task.ended
+    swap(found, "0 64 linear /dev/loop2 0")
+    end(found, task)
+    assert task.value == [0]
+    back = [line for line in found.notes.lines if "is pushed back" in line]
+    assert f"vol: {pushed} is pushed back" in back
+    at, count = (int(one) for one in pushed.split()[2].split("+"))
+    assert found.raw(2, at, count) == data[(at - sector) * 512:(at - sector + count) * 512]
+    assert found.raw(2, 0, 16) == bytes(16 * 512)
+
+
+def test_a_piece_that_fails_the_second_time_fails_the_bio() -> None:
+    found = held()
+    task = found.begin(WaitForBios([found.writing("vol", 12, pattern("P", 10))], "the test's own write"))
+    found.engine.run(found.engine.steps + 10_000)
+    swap(found, "0 64 error")
+    end(found, task)
+    assert task.value == [errno.EIO]
+
+
+def test_a_flush_that_was_held_is_sent_to_the_next_table() -> None:
+    found = held()
+    task = found.begin(WaitForBios([Bio(Op.FLUSH, found.device("vol"), 0, 0)], "the test's own flush"))
+    found.engine.run(found.engine.steps + 10_000)
+    assert not task.ended
+    found.notes.lines.clear()
+    swap(found, "0 64 linear /dev/loop2 0")
+    end(found, task)
+    assert task.value == [0]
+    assert [line for line in found.notes.lines if line.startswith("loop")] == ["loop2: flush loop2"]
+
+
+def test_held_writes_fail_where_the_suspend_flushes() -> None:
+    found = held()
+    task = found.begin(WaitForBios([found.writing("vol", 20, pattern("P", 4))], "the test's own write"))
+    found.engine.run(found.engine.steps + 10_000)
+    assert not task.ended
+    assert found.suspend("vol") == 0
+    end(found, task)
+    assert task.value == [errno.EIO]
+
+
+def test_a_write_behind_the_end_fails_unless_an_empty_device_waits_for_its_table() -> None:
+    for era, fails in (("now", True), ("6.3", False)):
+        found = Machine(era=era)
+        control.create(found.stack, "vol")
+        task = found.begin(WaitForBios([found.writing("vol", 0, DATA)], "the test's own write"))
+        found.engine.run(found.engine.steps + 1000)
+        assert task.ended is fails
+        assert found.load("vol", "0 8 linear /dev/loop0 0") == 0
+        assert found.resume("vol") == 0
+        end(found, task)
+        assert task.value == [errno.EIO if fails else 0]
+        assert found.write("vol", 8, DATA) == errno.EIO

@@ -18,7 +18,7 @@ WORDS = re.compile(r"(for|to pass on) [a-z0-9~].*", re.ASCII)
 
 @pytest.mark.parametrize("spec", RUN, ids=lambda path: path.stem)
 def test_every_wait_says_what_for(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = set()
+    said: set[str] = set()
     original = Task.step
 
     def step(self: Task) -> None:
