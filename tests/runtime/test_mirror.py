@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 import pytest
 from tests.runtime.hand import texts
+from tests.runtime.snapshot_machine import Machine
 
 from dmspec.compiler import compile_text
+from dmspec.runtime.bio import Bio, Op
+from dmspec.runtime.block import DiskFault
 from dmspec.runtime.runner import Result, run_scenario
+from dmspec.runtime.targets.mirror import MIRROR
 
 DISKS = "".join(f"disk {name} {size}\n" for name, size in
                 (("pv1", "64KiB"), ("pv2", "64KiB"), ("pv3", "64KiB"), ("log", "8KiB")))
@@ -30,7 +35,7 @@ class Case:
     kernel: str = "now"
 
 
-def run(case: Case, check: str = "always expectation") -> Result:
+def run(case: Case, check: str = "always expectation\nalways no-io-error") -> Result:
     text = (f"{DISKS}{case.stack}\nprocess app {{\n{case.app}\n}}\n"
             f"scenario s {{ kernel {case.kernel}\nrun app\n{check}\n}}\n")
     compiled = compile_text(text)
@@ -79,6 +84,20 @@ CASES = {
     "keep_log: with the log the write fails": Case(
         KEEP, "fail log writes   expect error EIO { write vol at=0 size=4KiB }\n"
         'expect table vol "0 128 mirror disk 3 log 32 nosync 2 pv1 0 pv2 0 2 handle_errors keep_log"'),
+    "a write across two regions puts both out of sync": Case(
+        KEEP, "fail pv2 writes   write vol at=12KiB size=8KiB\n"
+        'expect status vol "0 128 mirror 2 pv1 pv2 2/4 1 AD 3 disk log A"'),
+    "a discard goes to all legs, in sync or not": Case(
+        KEEP, "write vol at=4KiB size=4KiB pattern=A   fail pv2 writes times=1   write vol at=0 size=4KiB\n"
+        "discard vol at=0 size=16KiB   expect content pv2 at=0 size=16KiB   expect content pv1 at=0 size=16KiB"),
+    "2.6.32: what a failed log holds goes on with the next table": Case(
+        DISK, "fail log writes   parallel { write vol at=0 size=4KiB pattern=A } {\n"
+        "sleep 1ms   load vol { linear pv3 }   suspend vol noflush nolockfs   resume vol }\n"
+        "expect content pv3 at=0 size=4KiB pattern=A", kernel="2.6.32"),
+    "unhandled, the first leg stays the default one, and the last one is tried next": Case(
+        THREE.replace(" handle_errors", ""), "fail pv1 reads   read vol at=0 size=4KiB\n"
+        'expect status vol "0 128 mirror 3 pv1 pv2 pv3 4/4 1 RAA 1 core"   fail pv2 reads   read vol at=0 size=4KiB\n'
+        'expect status vol "0 128 mirror 3 pv1 pv2 pv3 4/4 1 RAA 1 core"'),
     "keep_log: a leg alone is enough": Case(
         KEEP, "fail pv2 writes   write vol at=0 size=4KiB pattern=A\n"
         "expect content pv1 at=0 size=4KiB pattern=A\n"
@@ -120,7 +139,7 @@ CASES = {
         + " ".join(f"pv{1 + at % 3} {8 * at}" for at in range(10)) + '" } }'),
     "recovery reaches every other leg, at its offset, to the last sector": Case(
         "device vol { linear pv1 }",
-        "write pv1 at=4KiB size=21KiB pattern=A\n"
+        "write pv1 at=4KiB size=24KiB pattern=A\n"
         'create legs { "0 42 mirror core 1 16 3 pv1 8 pv2 16 pv3 0" }   await insync legs\n'
         "expect content pv2 at=8KiB size=21KiB pattern=A   expect content pv3 at=0 size=21KiB pattern=A\n"
         "expect content pv3 at=21KiB size=1KiB\n"
@@ -181,6 +200,47 @@ def test_a_suspend_stops_recovery_at_the_next_region_and_a_resume_goes_on_with_i
                       f"{CREATE_CORE}   sleep 500us   suspend legs   sleep 10ms\n"
                       'expect status legs "0 64 mirror 2 pv1 pv2 1/4 1 AA 1 core"   resume legs   await insync legs'))
     assert result.ok, result.checks
+
+
+@pytest.mark.parametrize("at", range(0, 64, 8))
+def test_legs_agree_looks_at_every_region_in_sync(at: int) -> None:
+    lost = f"lose-write pv2   write vol at={at}KiB size=4KiB pattern=A"
+    assert run(Case(CORE, lost), "finally legs-agree vol").checks[0].violated
+    assert not run(Case(KEEP, f"fail pv2 writes   write vol at={at}KiB size=4KiB pattern=A"),
+                   "finally legs-agree vol").checks[0].violated
+
+
+@pytest.mark.parametrize("word", ["sync", "nosync"])
+def test_after_a_crash_nobody_claims_that_the_legs_are_in_sync(word: str) -> None:
+    """Nor that they are not: that is what the log is for."""
+    tail = ["2", "pv1", "0", "pv2", "0"]
+    assert MIRROR.assembled(["disk", "3", "log", "8", word, *tail]) == ["disk", "2", "log", "8", *tail]
+    assert MIRROR.assembled(["core", "2", "8", word, *tail]) == ["core", "1", "8", *tail]
+
+
+def test_what_only_reads_ahead_is_not_tried_again() -> None:
+    found = Machine()
+    assert found.create("vol", "0 64 mirror core 2 16 nosync 2 /dev/loop0 0 /dev/loop1 0") == 0
+    found.disk(0).faults.append(DiskFault((Op.READ,), errno.EIO))
+    ahead = Bio(Op.READ, found.device("vol"), 0, 1, bytearray(512))
+    ahead.readahead = True
+    assert found.io([ahead]) == [errno.EIO]
+    assert found.status("vol") == "0 64 mirror 2 7:0 7:1 4/4 1 AA 1 core"
+
+
+@pytest.mark.parametrize(("words", "reason"), [
+    ("core", "Insufficient mirror log arguments"),
+    ("core 0", "Error creating mirror dirty log"),
+    ("core 1 16 0", "Invalid number of mirrors"),
+    ("core 1 16", "Invalid number of mirrors"),
+    ("core 1 16 2 /dev/loop0 0 /dev/loop1", "Too few mirror arguments"),
+    ("core 1 16 2 /dev/loop0 0 /dev/loop1 0 2 handle_errors", "Not enough arguments to support feature count"),
+    ("core 1 16 2 /dev/loop0 0 /dev/loop1 0 \u00b2 handle_errors", "Invalid number of features"),
+])
+def test_a_table_that_ends_too_early(words: str, reason: str) -> None:
+    found = Machine()
+    assert found.create("vol", f"0 64 mirror {words}") == -errno.EINVAL
+    assert reason in "".join(found.kernel())
 
 
 def test_a_flush_goes_to_each_leg_once() -> None:
