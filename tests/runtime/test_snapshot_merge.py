@@ -280,6 +280,7 @@ def test_5_the_cow_cannot_be_read() -> None:
     assert found.resume("org") == 0
     assert found.kernel() == ["err: device-mapper: snapshots: Read error: shutting down merge."]
     assert found.status("org") == "0 2048 snapshot-merge Merge failed"
+    assert "snap_merge_failed=y" in found.merge().measurement()
     assert found.events() == "cow:0\norg:0"
     assert (found.first("org", 100), found.first("org", 0)[:17]) == ("EIO", "A sector 00000000")
     assert found.put("org", 0, "Z", 8) == 0
@@ -451,3 +452,15 @@ def test_of_a_merging_origin_only_reads_go_straight() -> None:
         answer = target.straight(bio)
         answers.append(answer and [device.name for device, _sector in answer])
     assert answers == [["cow"], ["loop0"], None, None]
+
+
+def test_what_is_merged_is_forgotten_for_good() -> None:
+    """The origin is flushed, then the entries are written so that they stay, before a write may reach the origin."""
+    found = fresh()
+    found.notes.lines.clear()
+    assert found.swap("org", MERGE) == 0
+    found.engine.run(found.engine.steps + 100_000)
+    forgotten = found.notes.place("loop1: write+fua loop1 8+8")
+    flushed = [found.notes.place(f"loop{number}: flush") for number in (0, 1)]
+    assert flushed == sorted(flushed)
+    assert flushed[1] < forgotten < found.notes.place("org: merged chunks")
