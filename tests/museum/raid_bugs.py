@@ -1,4 +1,4 @@
-"""Bugs of raid1 that show only where a disk has lied: it stays unnoticed until a repair is asked for."""
+"""Bugs of raid1, most of which show only where a disk has lied: that is not noticed until a repair is asked for."""
 
 from __future__ import annotations
 
@@ -72,7 +72,23 @@ def repair_asks_the_bitmap(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SyncPass, "_wanted", wanted)
 
 
+def taken_back_without_recovery(patch: pytest.MonkeyPatch) -> None:
+    """A leg that comes back is in sync at once."""
+    original = SyncPass._wanted
+    patch.setattr(SyncPass, "_wanted",
+                  lambda self, sector: self.raid.action != "recover" and original(self, sector))
+
+
+def no_resync_after_a_crash(patch: pytest.MonkeyPatch) -> None:
+    """What the bitmap says after a crash is forgotten, so the legs are not made equal."""
+    original = SyncPass._wanted
+    patch.setattr(SyncPass, "_wanted",
+                  lambda self, sector: self.raid.action != "resync" and original(self, sector))
+
+
 RAID_BUGS = (
+    Bug("a leg taken back without recovery", "raid1", "survives", taken_back_without_recovery),
+    Bug("no resync after a crash", "raid1", "crashes", no_resync_after_a_crash),
     Bug("a repair compares first sectors", "raid1-scrub", "tears", first_sectors_compared, fault="tear"),
     Bug("a repair only counts", "raid1-scrub", "loses", repair_only_counts, fault="lose-write"),
     Bug("a repair ends at a difference", "raid1-scrub", "strays", repair_ends_at_the_first_difference,
