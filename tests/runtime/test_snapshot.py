@@ -422,3 +422,12 @@ def test_every_snapshot_is_asked(first: str) -> None:
     assert found.resume("snap1") == 0
     assert found.write("org", 0, pattern("C", 1)) == 0
     assert found.read("snap1", 0, 8) == before
+
+
+def test_a_write_of_a_whole_chunk_that_fails_costs_the_snapshot() -> None:
+    """Nothing is copied for it, so it is the write itself that the store hears of."""
+    found = machine()
+    found.disk(1).faults.append(DiskFault((Op.WRITE,), errno.EIO, times=1))
+    found.write("snap", 64, pattern("S", 8))
+    assert found.status("snap") == "0 2048 snapshot Invalid"
+    assert FAILED in found.kernel()
