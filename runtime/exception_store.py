@@ -480,20 +480,20 @@ def create_store(stack: Stack, origin: BlockDevice, cow: BlockDevice, word: str,
     """``dm_exception_store_create``: ``P``, ``PO`` or ``N`` in either case, and a chunk size in sectors.
 
     Letters behind an ``N`` mean nothing, as in the kernel; before ``PO`` existed, neither did those
-    behind a ``P``.
+    behind a ``P``.  Why it refuses is not said: the table's own words replace the reason.
     """
     letter = word[:1].upper()
     if letter not in ("P", "N"):
-        raise DmError(errno.EINVAL, "Exception store type is not P or N")
+        raise DmError(errno.EINVAL)
     store = PersistentStore(stack, origin, cow) if letter == "P" else TransientStore(stack, origin, cow)
     digits = chunk.removeprefix("+")
     if not digits.isascii() or not digits.isdigit() or len(digits) > 20 or int(digits) >= 1 << 32:
-        raise DmError(errno.EINVAL, "Invalid chunk size")
+        raise DmError(errno.EINVAL)
     if int(digits):
         store.set_chunk_sectors(int(digits))
     if letter == "P" and len(word) > 1 and stack.era.snapshot_overflow:
         if word[1].upper() != "O":
             stack.log("err", f"{LOG_PREFIX}Unsupported persistent store option: {word[1:]}")
-            raise DmError(errno.EINVAL, "Exception store type constructor failed")
+            raise DmError(errno.EINVAL)
         store.overflow = True
     return store

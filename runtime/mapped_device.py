@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .bio import REQUEUE, Bio, Op
 from .block import DM_MAJOR, BlockDevice
-from .targets.base import INCOMPLETE, KILL, MAP_REQUEUE, REMAPPED
+from .targets.base import INCOMPLETE, KILL, REMAPPED
 from .task import DONE, Frame, Goto, Latch, Mutex, Outcome, Task, Work
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class MappedDevice(BlockDevice):
     """``live`` is the table in use, ``inactive`` the one that waits for a resume."""
 
     __slots__ = ("block_io", "deferred", "deferred_remove", "drained", "event_nr", "events", "flush_means",
-                 "frozen_by", "in_flight", "inactive", "initialized", "internal_suspends", "live",
+                 "frozen_by", "in_flight", "inactive", "initialized", "live",
                  "noflush_suspending", "stack", "suspend_lock", "suspended", "table_devices", "uuid", "work")
 
     major = DM_MAJOR
@@ -45,7 +45,6 @@ class MappedDevice(BlockDevice):
         self.block_io = False
         self.suspended = False
         self.noflush_suspending = False
-        self.internal_suspends = 0
         self.deferred_remove = False
         self.flush_means = False
         self.frozen_by: Task | None = None
@@ -157,8 +156,6 @@ class MappedDevice(BlockDevice):
         elif answer == KILL:
             clone.status = errno.EIO
             io.piece_over(clone, errno.EIO)
-        elif answer == MAP_REQUEUE:
-            io.piece_over(clone, REQUEUE)
 
     def less_in_flight(self) -> None:
         self.in_flight -= 1

@@ -21,8 +21,6 @@ from .bio import Bio, Op
 from .dirty_log import DirtyLog
 from .task import Latch
 
-MAX_RECOVERY = 1
-
 
 class State(enum.IntEnum):
     """See the module."""
@@ -56,9 +54,10 @@ class RegionOwner(Protocol):
 
 
 class RegionHash:
-    """``recovery_slots`` is the semaphore of recovery.
+    """``recovery_slots`` is the semaphore of recovery: one region at a time is recovered (MAX_RECOVERY is 1).
 
-    It is 0 until the mirror is resumed, so a table that is loaded and not resumed copies nothing.
+    It is 0 until the mirror is resumed, so a table that is loaded and not resumed copies nothing.  Who waits for
+    it gets it first, as with the kernel's (``stop_wanted``: a suspend does), so no region more is begun meanwhile.
     """
 
     def __init__(self, name: str, log: DirtyLog, begin: int, owner: RegionOwner) -> None:
@@ -71,9 +70,8 @@ class RegionHash:
         self.recovered: list[Region] = []
         self.failed_recovered: list[Region] = []
         self.recovery_slots = 0
-        self.recovery_in_flight = 0
+        self.stop_wanted = False
         self.slot_free = Latch(f"the recovery slot of {name}")
-        self.recovery_stopped = Latch(f"the end of recovery of {name}")
         self.flush_failure = False
 
     def region_of(self, bio: Bio) -> int:
@@ -175,9 +173,6 @@ class RegionHash:
         self.log.set_region_sync(region.key, success)
         delayed, region.delayed = region.delayed, []
         self.owner.give_back(delayed)
-        self.recovery_in_flight -= 1
-        if not self.recovery_in_flight:
-            self.recovery_stopped.release()
         self.free_slot()
 
     def free_slot(self) -> None:
@@ -186,18 +181,16 @@ class RegionHash:
 
     def start_recovery(self) -> None:
         """The mirror is resumed."""
-        self.recovery_slots += MAX_RECOVERY - 1
         self.free_slot()
         self.owner.wake()
 
     def prepare_recovery(self) -> None:
         """Pick regions for recovery while slots are free."""
-        while self.recovery_slots:
+        while self.recovery_slots and not self.stop_wanted:
             key = self.log.get_resync_work()
             if key is None:
                 return
             self.recovery_slots -= 1
-            self.recovery_in_flight += 1
             region = self.find(key)
             self.clean.pop(key, None)
             region.state = State.RECOVERING

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # What map() answers (DM_MAPIO_*).
 SUBMITTED: Final = 0
 REMAPPED: Final = 1
-MAP_REQUEUE: Final = 2
 KILL: Final = 4
 
 # What end_io() may answer instead of a status: the target keeps the bio (DM_ENDIO_INCOMPLETE).

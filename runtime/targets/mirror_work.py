@@ -318,16 +318,10 @@ class Presuspend(Frame):
     def stop_recovery(self, task: Task) -> Outcome:
         self.at = "stop_recovery"
         regions = self.mirror.regions
-        if not regions.recovery_slots:
+        regions.stop_wanted = not regions.recovery_slots
+        if regions.stop_wanted:
             return Wait(regions.slot_free, f"for recovery of {self.mirror.table.md.name}, to stop it")
         regions.recovery_slots -= 1
-        return self.settle(task)
-
-    def settle(self, task: Task) -> Outcome:
-        self.at = "settle"
-        regions = self.mirror.regions
-        if regions.recovery_in_flight:
-            return Wait(regions.recovery_stopped, f"for the regions of {self.mirror.table.md.name} in recovery")
         return self.flush_worker(task)
 
     def flush_worker(self, task: Task) -> Outcome:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dmspec.compiler import compile_file
-from dmspec.runtime.plan import Plan
+from dmspec.runtime.plan import Instr, Plan
 from dmspec.testing.program import Subject
 from dmspec.testing.session import Counterexample, Options, check_property
 
@@ -27,7 +27,8 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 class Bug:
     """``spec`` is a file of specs/properties without its ending, ``law`` a property in it.
 
-    ``kernel`` plants the behaviour of an old kernel instead of a patch.
+    ``kernel`` plants the behaviour of an old kernel instead of a patch.  ``fault`` is the operation without which the
+    property would not find it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Bug:
     law: str
     plant: Plant | None = None
     kernel: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,26 @@ def plan_of(spec: str) -> Plan:
     return compiled.plan
 
 
-def subject_of(bug: Bug) -> Subject:
-    plan = plan_of(bug.spec)
+def subject_of(bug: Bug, *, faultless: bool = False) -> Subject:
+    plan = without(plan_of(bug.spec), bug.fault) if faultless else plan_of(bug.spec)
     law = next(one for one in plan.properties if one.name == bug.law)
     return Subject(plan, replace(law, kernel=bug.kernel) if bug.kernel else law)
 
 
-def hunt(bug: Bug, *, seed: int = 1, seconds: float = MOST_SECONDS) -> Hunt:
+def without(plan: Plan, fault: str) -> Plan:
+    """The same plan, in which no process injects such a fault."""
+    nothing = Instr("sleep", {"time": 0})
+    return replace(plan, processes=[
+        replace(one, code=[nothing if instr.op == fault else instr for instr in one.code]) for one in plan.processes])
+
+
+def hunt(bug: Bug, *, seed: int = 1, seconds: float = MOST_SECONDS, examples: int = MOST_EXAMPLES,
+         faultless: bool = False) -> Hunt:
     """Plant the bug and look for it.  The time is that to the first find, shrinking not counted, on one core."""
     with pytest.MonkeyPatch.context() as patch:
         if bug.plant is not None:
             bug.plant(patch)
-        subject = subject_of(bug)
-        options = Options(MOST_EXAMPLES, seed, database=None, seconds=seconds)
+        subject = subject_of(bug, faultless=faultless)
+        options = Options(examples, seed, database=None, seconds=seconds)
         report = check_property(subject, options, clock=time.process_time)
     return Hunt(bug, report.found, report.found_after, report.found_seconds or report.seconds)

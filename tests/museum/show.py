@@ -6,9 +6,10 @@ import sys
 
 from tests.museum.bug import Hunt, hunt
 from tests.museum.mirror_bugs import MIRROR_BUGS
+from tests.museum.raid_bugs import RAID_BUGS
 from tests.museum.snapshot_bugs import SNAPSHOT_BUGS
 
-BUGS = (*MIRROR_BUGS, *SNAPSHOT_BUGS)
+BUGS = (*MIRROR_BUGS, *SNAPSHOT_BUGS, *RAID_BUGS)
 
 
 def line(one: Hunt) -> str:

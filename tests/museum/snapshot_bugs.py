@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 from tests.museum.bug import Bug
+from tests.museum.mirror_bugs import failed_leg_ignored
 
 from dmspec.runtime import exception_store
 from dmspec.runtime.bio import Bio, Op
 from dmspec.runtime.exception_store import Commit, PersistentStore, ReadMetadata
 from dmspec.runtime.exception_table import ExceptionTable
 from dmspec.runtime.targets import snapshot_merge, snapshot_origin, snapshot_work
-from dmspec.runtime.targets.base import REMAPPED
+from dmspec.runtime.targets.base import REMAPPED, SUBMITTED
+from dmspec.runtime.targets.log_writes import LogWrites
 from dmspec.runtime.targets.snapshot import Snapshot
 from dmspec.runtime.targets.snapshot_merge import MergeCopied, MergeNext, SnapshotMerge
 from dmspec.runtime.targets.snapshot_origin import SnapshotOrigin
@@ -288,6 +290,34 @@ def merge_lets_writes_into_its_range(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SnapshotMerge, "map", map_)
 
 
+def full_store_is_forgiven(patch: pytest.MonkeyPatch) -> None:
+    """A write to the origin goes on where there is no room for the copy, and the snapshot stays as it is."""
+    original = Snapshot.new_pending
+
+    def new_pending(self: Snapshot, chunk: int) -> Any:
+        found = original(self, chunk)
+        if found is None:
+            self.complete[chunk] = 2
+        return found
+
+    patch.setattr(Snapshot, "new_pending", new_pending)
+    patch.setattr(Snapshot, "invalidate", lambda self, error: self.work.queue())
+
+
+def logged_and_not_done(patch: pytest.MonkeyPatch) -> None:
+    """A write with FUA goes to the log only."""
+    original = LogWrites.map
+
+    def map_(self: LogWrites, bio: Bio) -> int:
+        answer = original(self, bio)
+        if answer == REMAPPED and bio.fua:
+            bio.complete(0)
+            return SUBMITTED
+        return answer
+
+    patch.setattr(LogWrites, "map", map_)
+
+
 def flush_reaches_one_stripe(patch: pytest.MonkeyPatch) -> None:
     """A flush of a striped device flushes its first stripe."""
     original = Striped.construct
@@ -338,6 +368,9 @@ SNAPSHOT_BUGS = (
     Bug("merge does not wait for writes", "snapshot-merge", "merges", merge_does_not_wait_for_writes),
     Bug("merge forgets queued writes", "snapshot-merge", "merges", merge_forgets_queued_writes),
     Bug("merge lets writes into its range", "snapshot-merge", "merges", merge_lets_writes_into_its_range),
+    Bug("a full store is forgiven", "snapshot-full", "full", full_store_is_forgiven),
+    Bug("logged and not done", "log-writes", "passes", logged_and_not_done),
+    Bug("a failed leg is ignored below a snapshot", "snapshot-of-mirror", "survives", failed_leg_ignored),
     Bug("flush reaches one stripe", "striped", "keeps", flush_reaches_one_stripe),
     Bug("FUA lost when split", "linear", "keeps", fua_lost_when_split),
 )

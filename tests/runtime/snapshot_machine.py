@@ -1,4 +1,4 @@
-"""A machine with disks for the tests of snapshots, and the tools of the recorded cases.
+"""A machine with disks for the tests of snapshots and mirrors, and the tools of the recorded cases.
 
 The recordings (shell cases run on Linux 6.1) use a few helpers: ``put`` writes a pattern in pieces, ``first``
 shows the start of a sector, ``sum`` a digest, ``hd`` a dump.  They have the same names here, so that a test
@@ -20,12 +20,13 @@ from dmspec.runtime.stack import Stack
 from dmspec.runtime.targets.base import Target, TargetType
 from dmspec.runtime.targets.error import ERROR
 from dmspec.runtime.targets.linear import LINEAR
+from dmspec.runtime.targets.mirror import MIRROR
 from dmspec.runtime.targets.snapshot import SNAPSHOT, Snapshot
 from dmspec.runtime.targets.snapshot_origin import SNAPSHOT_ORIGIN
 from dmspec.runtime.task import Frame, Task
 
 TYPES: Mapping[str, TargetType] = {
-    one.name: one for one in (LINEAR, ERROR, SNAPSHOT, SNAPSHOT_ORIGIN)
+    one.name: one for one in (LINEAR, ERROR, MIRROR, SNAPSHOT, SNAPSHOT_ORIGIN)
 }
 DISK_SECTORS = 2048
 SNAP = "0 2048 snapshot /dev/loop0 /dev/mapper/cow"

@@ -5,7 +5,9 @@ import pytest
 
 from dmspec.runtime.backing import SparseMemory
 from dmspec.runtime.bio import Op
-from dmspec.runtime.block import DiskFault
+from dmspec.runtime.block import Disk, DiskFault
+from dmspec.runtime.errors import DmError
+from dmspec.runtime.exception_store import PersistentStore
 from dmspec.runtime.sim import SeededChooser
 
 from .snapshot_machine import SNAP, Machine, pattern
@@ -262,3 +264,37 @@ def test_before_there_was_an_overflow_store_the_second_letter_means_nothing() ->
     found = bare_machine(era="2.6.34")
     assert found.create("snap", f"{SNAP} PO 8") == 0
     assert found.table("snap") == "0 2048 snapshot 7:0 254:0 P 8"
+
+
+@pytest.mark.parametrize(("after", "said"), [(0, "write_header failed"), (1, "zero_disk_area(0) failed")])
+def test_a_new_store_that_cannot_be_written(after: int, said: str) -> None:
+    found = bare_machine(256)
+    found.disk(1).faults.append(DiskFault((Op.WRITE,), errno.EIO, after=after))
+    assert found.create("snap", f"{SNAP} P 8") == -errno.EIO
+    assert found.kernel()[0] == f"warning: device-mapper: persistent snapshot: {said}"
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_store_that_cannot_be_read(after: int) -> None:
+    """Its header, or its exceptions."""
+    found = bare_machine(256)
+    assert found.create("snap", f"{SNAP} P 8") == 0
+    found.remove("snap")
+    found.disk(1).faults.append(DiskFault((Op.READ,), errno.EIO, after=after))
+    assert found.create("snap", f"{SNAP} P 8") == -errno.EIO
+    assert "Failed to read snapshot metadata (-EIO)" in found.kernel()[0]
+
+
+def test_a_chunk_has_whole_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of both devices."""
+    found = bare_machine(256)
+    store = PersistentStore(found.stack, found.disk(0), found.disk(1))
+    monkeypatch.setattr(Disk, "logical_block_sectors", property(lambda disk: 8 if disk is found.disk(0) else 1))
+    with pytest.raises(DmError) as refused:
+        store.set_chunk_sectors(4)
+    assert (refused.value.errno, refused.value.reason) == (
+        errno.EINVAL, "Chunk size is not a multiple of device blocksize")
+    store.set_chunk_sectors(8)
+    store = PersistentStore(found.stack, found.disk(1), found.disk(0))
+    with pytest.raises(DmError, match="blocksize"):
+        store.set_chunk_sectors(4)

@@ -7,6 +7,7 @@ from dmspec.runtime.bio import Bio, Op
 from dmspec.runtime.block import DiskFault
 from dmspec.runtime.errors import DmError
 from dmspec.runtime.frames import WaitForBios
+from dmspec.runtime.targets.snapshot_origin import snapshots_of
 
 from .snapshot_machine import SNAP, Machine, machine, pattern
 
@@ -373,3 +374,60 @@ def test_a_copy_from_behind_the_end_of_an_origin_that_has_shrunk_fails() -> None
     assert found.resume("base") == 0
     assert found.put("snap", 1025, "B", 1) == errno.EIO
     assert found.kernel() == [FAILED]
+
+
+@pytest.mark.parametrize(("features", "zeroed", "passed"), [
+    ("1 discard_zeroes_cow", 1, 0), ("2 discard_zeroes_cow discard_passdown_origin", 1, 1)])
+def test_a_discard_zeroes_the_copy_once_and_goes_to_the_origin_where_that_is_wanted(
+        features: str, zeroed: int, passed: int) -> None:
+    found = machine(f"P 8 {features}")
+    assert found.put("org", 64, "O", 8) == 0
+    found.notes.lines.clear()
+    assert found.io([Bio(Op.DISCARD, found.device("snap"), 64, 8)]) == [0]
+    lines = [line for line in found.notes.lines if line.startswith("loop")]
+    assert sum("loop1: write" in line for line in lines) == zeroed
+    assert sum("loop0: discard" in line for line in lines) == passed
+    assert found.read("snap", 64, 8) == bytes(8 * 512)
+
+
+def test_the_larger_chunks_come_first_and_equal_ones_as_they_came() -> None:
+    """So it is the smallest chunk for which a write to the origin waits last."""
+    found = Machine()
+    sizes = {"a": 8, "b": 16, "c": 8, "d": 32, "e": 4, "f": 16}
+    for at, (name, sectors) in enumerate(sizes.items()):
+        assert found.create(f"cow-{name}", f"0 256 linear /dev/loop1 {256 * at}") == 0
+        assert found.create(name, f"0 2048 snapshot /dev/loop0 /dev/mapper/cow-{name} N {sectors}") == 0
+    order = [one.table.md.name for one in snapshots_of(found.stack).of(found.named("/dev/loop0"))]
+    assert order == ["d", "b", "f", "a", "c", "e"]
+    assert snapshots_of(found.stack).smallest_chunk(found.named("/dev/loop0")) == 4
+
+
+@pytest.mark.parametrize("first", ["has its copy", "is invalid", "is not resumed"])
+def test_every_snapshot_is_asked(first: str) -> None:
+    """Whatever there is with the one that is asked before it."""
+    found = Machine()
+    found.poke(0, 0, pattern("A", 2048))
+    for number, sectors in enumerate((16, 8)):
+        assert found.create(f"cow{number}", f"0 512 linear /dev/loop1 {512 * number}") == 0
+        control.create(found.stack, f"snap{number}")
+        assert found.load(f"snap{number}", f"0 2048 snapshot /dev/loop0 /dev/mapper/cow{number} P {sectors}") == 0
+    assert found.create("org", "0 2048 snapshot-origin /dev/loop0") == 0
+    if first != "is not resumed":
+        assert found.resume("snap0") == 0
+    if first == "is invalid":
+        found.snapshot("snap0").valid = False
+    if first == "has its copy":
+        assert found.write("org", 0, pattern("B", 1)) == 0
+    before = found.raw(0, 0, 8)
+    assert found.resume("snap1") == 0
+    assert found.write("org", 0, pattern("C", 1)) == 0
+    assert found.read("snap1", 0, 8) == before
+
+
+def test_a_write_of_a_whole_chunk_that_fails_costs_the_snapshot() -> None:
+    """Nothing is copied for it, so it is the write itself that the store hears of."""
+    found = machine()
+    found.disk(1).faults.append(DiskFault((Op.WRITE,), errno.EIO, times=1))
+    found.write("snap", 64, pattern("S", 8))
+    assert found.status("snap") == "0 2048 snapshot Invalid"
+    assert FAILED in found.kernel()

@@ -5,7 +5,7 @@ import pytest
 
 from dmspec.runtime import control
 from dmspec.runtime.backing import SparseMemory
-from dmspec.runtime.bio import Op
+from dmspec.runtime.bio import Bio, Op
 from dmspec.runtime.block import DiskFault
 from dmspec.runtime.frames import WaitForBios
 from dmspec.runtime.registry import TARGETS
@@ -280,6 +280,7 @@ def test_5_the_cow_cannot_be_read() -> None:
     assert found.resume("org") == 0
     assert found.kernel() == ["err: device-mapper: snapshots: Read error: shutting down merge."]
     assert found.status("org") == "0 2048 snapshot-merge Merge failed"
+    assert "snap_merge_failed=y" in found.merge().measurement()
     assert found.events() == "cow:0\norg:0"
     assert (found.first("org", 100), found.first("org", 0)[:17]) == ("EIO", "A sector 00000000")
     assert found.put("org", 0, "Z", 8) == 0
@@ -393,3 +394,73 @@ def test_8_the_snapshot_has_to_be_suspended_first() -> None:
     assert found.resume("snap") == 0
     assert found.statuses().endswith(after)
     assert found.sum("org", 0, 2048) == DIGEST
+
+
+# What a merge meets
+
+
+def test_another_snapshot_whose_store_is_full_is_lost_and_the_merge_goes_on() -> None:
+    """Nothing is overwritten before its header says that it is invalid."""
+    found = fresh(removed=False)
+    assert found.create("tiny", "0 24 linear /dev/loop2 0") == 0
+    assert found.create("other", "0 2048 snapshot /dev/loop0 /dev/mapper/tiny P 8") == 0
+    wanted = found.read("snap", 0, 2048)
+    before = found.raw(0, 0, 2048)
+    assert found.end_of(control.DoSuspend(found.device("snap"))) == 0
+    device = found.device("org")
+    assert found.end_of(control.Load(device, control.resolve_lines(found.stack, [MERGE], device))) == 0
+    resume = found.begin(control.DoResume(device))
+    waits = set()
+    kept = 0
+    while found.engine.step():
+        waits |= {resume.waiting.why} if resume.waiting else set()
+        if found.raw(2, 0, 1)[4] == 1:
+            assert sum(found.raw(0, at, 1) != before[at * 512:at * 512 + 512] for at in range(2048)) <= 8
+            kept += 1
+    assert kept
+    assert found.status("other") == "0 2048 snapshot Invalid"
+    assert found.raw(2, 0, 1)[4] == 0
+    assert "for a snapshot's header to be written as invalid" in waits
+    assert found.raw(0, 0, 2048) == wanted
+    assert found.status("org").startswith("0 2048 snapshot-merge 16/512 16")
+
+
+def test_a_short_last_chunk_is_merged_to_its_end() -> None:
+    found = Merging()
+    found.poke(0, 0, pattern("A", 2048))
+    assert found.create("cow", "0 512 linear /dev/loop1 0") == 0
+    assert found.create("base", "0 2044 linear /dev/loop0 0") == 0
+    assert found.create("snap", "0 2044 snapshot /dev/mapper/base /dev/mapper/cow P 8") == 0
+    assert found.put("snap", 2024, "S", 20) == 0
+    assert found.remove("snap") == 0
+    assert found.create("org", "0 2044 snapshot-merge /dev/mapper/base /dev/mapper/cow P 8") == 0
+    found.engine.run(found.engine.steps + 100_000)
+    assert found.status("org") == "0 2044 snapshot-merge 16/512 16"
+    assert found.raw(0, 2024, 20) == pattern("S", 20)
+    assert found.raw(0, 2044, 4) == pattern("A", 4, 2044)
+
+
+def test_of_a_merging_origin_only_reads_go_straight() -> None:
+    found = fresh()
+    found.slow(10)
+    assert found.swap("org", MERGE) == 0
+    target = found.merge()
+    answers = []
+    for op, sector in ((Op.READ, 104), (Op.READ, 8), (Op.WRITE, 104), (Op.WRITE, 8)):
+        bio = Bio(op, found.device("org"), sector, 1, bytearray(512))
+        bio.first_sector = sector
+        answer = target.straight(bio)
+        answers.append(answer and [device.name for device, _sector in answer])
+    assert answers == [["cow"], ["loop0"], None, None]
+
+
+def test_what_is_merged_is_forgotten_for_good() -> None:
+    """The origin is flushed, then the entries are written so that they stay, before a write may reach the origin."""
+    found = fresh()
+    found.notes.lines.clear()
+    assert found.swap("org", MERGE) == 0
+    found.engine.run(found.engine.steps + 100_000)
+    forgotten = found.notes.place("loop1: write+fua loop1 8+8")
+    flushed = [found.notes.place(f"loop{number}: flush") for number in (0, 1)]
+    assert flushed == sorted(flushed)
+    assert flushed[1] < forgotten < found.notes.place("org: merged chunks")
