@@ -26,6 +26,7 @@ from ..sim import SimEngine
 from .moves import ExploredRun, Move, interrupts, make, mover, moves_of
 from .quick import Quick
 from .state import Codec
+from .words import interned
 
 PROGRESS_STATES: Final = 500
 ASK_FOR_WRITES: Final = ("no-lost-write", "frozen", "model-agrees")
@@ -190,8 +191,8 @@ class Explorer:
     def __init__(self, plan: plans.Plan, scenario_name: str, *, most_states: int | None = None,
                  preemptions: int | None = None, stop_when_all_found: bool = False, quick: bool = False,
                  late_faults: bool = True, store: Store | None = None) -> None:
-        self.plan = plan
-        self.scenario = scenario_of(plan, scenario_name)
+        self.plan = interned(plan)
+        self.scenario = scenario_of(self.plan, scenario_name)
         self.most_states = most_states
         self.preemptions = preemptions
         self.quick = quick and preemptions is None
@@ -203,6 +204,7 @@ class Explorer:
         self.graph = Graph()
         self.store: Store = store if store is not None else MemoryStore()
         self.codec = Codec(
+            self.plan,
             keeps_writes=any(check.name in ASK_FOR_WRITES for check in all_checks(self.scenario)),
             keeps_steps=any("step" in fault.at for fault in self.scenario.faults))
         self.progress = Progress()
