@@ -4,7 +4,7 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo demo-live mail museum nightly bench bench-explore soak kernel-cases corpus real-binaries \
+.PHONY: help test lint demo demo-live mail mail-table museum nightly bench bench-explore soak kernel-cases corpus real-binaries \
 	verify packages browser guest lvm clean
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo 'make museum  plant every bug of tests/museum and look for it (minutes)'
 	@echo 'make nightly 20,000 examples of every stock property (an hour or two)'
 	@echo 'make mail    the slow tests: the mail explored in full, beside SPIN (minutes)'
+	@echo 'make mail-table  every scenario of the mail searched to its end, into docs/mail.md (half an hour)'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make clean   remove the virtual environment and what the tools left'
 	@echo
@@ -43,6 +44,10 @@ demo-live: $(VENV)/installed packages
 
 mail: $(VENV)/installed packages
 	$(VENV)/bin/pytest -m slow tests/explore $(PYTEST_ARGS)
+
+# NAMES='locked passthrough' does only these; their rows are replaced, the others stay.
+mail-table: $(VENV)/installed
+	$(VENV)/bin/python -m tests.explore.mail_table --write $(NAMES)
 
 # BUGS='flush merge' looks only for those whose names have one of these words in them.
 museum: $(VENV)/installed
