@@ -120,7 +120,7 @@ class Quick:
                     self.found[name] = watching.text, list(path)
             if watching.reached and watching.check.mode == "sometimes":
                 self.reached.add(name)
-            watching.text, watching.reached = "", False
+            watching.forget()
         run.world.violations.clear()
         return violated
 

@@ -30,6 +30,7 @@ from .words import known
 KEY_BYTES: Final = 16
 # The newest one that says in its bytes which number each object gets.
 PROTOCOL: Final = 3
+KEPT_BY_ALL: Final = {"args", "remark"}
 
 
 class _Primer(pickle.Unpickler):
@@ -49,15 +50,17 @@ class Codec:
     """Freezes and thaws the states of one exploration.
 
     ``keeps_writes``: a check asks what was written in which order, so that is part of a state;
-    ``keeps_steps``: a fault strikes at a step, so their number is.
+    ``keeps_steps``: a fault strikes at a step, so their number is.  ``first`` is the run before its first step: checks
+    that keep nothing from one step to the next are the same objects for all runs.
     """
 
-    def __init__(self, plan: Plan, *, keeps_writes: bool = False, keeps_steps: bool = False) -> None:
+    def __init__(self, plan: Plan, first: Running, *, keeps_writes: bool = False, keeps_steps: bool = False) -> None:
         self.keeps_writes = keeps_writes
         self.keeps_steps = keeps_steps
         self.table: dict[type, Callable[[Any], Any]] = {Latch: _latch, Wait: _wait, deque: _deque}
         self.last_awaits = _last_awaits(plan)
-        everything = known(plan)
+        self.watching = first.watching if all(set(vars(one.watch)) == KEPT_BY_ALL for one in first.watching) else None
+        everything = [*known(plan), self.watching]
         self.primed = pickle.Pickler(io.BytesIO(), PROTOCOL)
         self.primed.memo = {id(one): (at, one) for at, one in enumerate(everything)}
         self.primed_back = _Primer(everything)
@@ -65,6 +68,8 @@ class Codec:
     def freeze(self, run: Running) -> bytes:
         """The state that a run is in, its history forgotten."""
         self._forget(run)
+        if self.watching is not None:
+            run.watching = self.watching
         file = io.BytesIO()
         pickler = pickle.Pickler(file, PROTOCOL)
         pickler.dispatch_table = self.table
@@ -73,7 +78,9 @@ class Codec:
         return file.getvalue()
 
     def thaw(self, state: bytes) -> Any:
-        """A run that goes on from a state, of the class that was frozen."""
+        """A run that goes on from a state, of the class that was frozen; its checks have seen nothing yet."""
+        for watching in self.watching or ():
+            watching.forget()
         unpickler = pickle.Unpickler(io.BytesIO(state))
         unpickler.memo = self.primed_back.memo
         return unpickler.load()

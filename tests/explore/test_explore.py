@@ -51,7 +51,7 @@ def plan_of(text: str) -> Plan:
 def brute_force(plan: Plan, most: int = 40_000) -> tuple[set[bytes], dict[str, int]]:
     """Every run, one after the other, nothing merged: the ends, and the length of the shortest violations."""
     explorer = Explorer(plan, "main")
-    codec = Codec(explorer.plan)
+    codec = Codec(explorer.plan, explorer.begin())
     ends: set[bytes] = set()
     shortest: dict[str, int] = {}
     todo: list[list[Move]] = [[]]
@@ -85,7 +85,7 @@ def note(run: ExploredRun, length: int, shortest: dict[str, int]) -> None:
 
 def clear(run: ExploredRun) -> None:
     for watching in run.watching:
-        watching.text, watching.reached, watching.watch.remark = "", False, ""
+        watching.forget()
     run.world.violations.clear()
 
 
