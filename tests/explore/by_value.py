@@ -23,22 +23,24 @@ class ByValue(pickle._Pickler):
             super().memoize(obj)  # type: ignore[misc]
 
 
-class KeepingAll(MemoryStore):
-    """Keeps the bytes of every state."""
+class KeepingStates(MemoryStore):
+    """Keeps the bytes of the first ``most`` states."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         super().__init__()
+        self.most = most
         self.states: list[bytes] = []
 
     def add(self, key: bytes, state: bytes, parent: bytes | None, move: Move | None) -> bool:
         new = super().add(key, state, parent, move)
-        self.states += [state] * new
+        if new and len(self.states) < self.most:
+            self.states.append(state)
         return new
 
 
 def count(explorer: Explorer) -> tuple[int, int]:
-    """States stored, and how many of them are different."""
-    assert isinstance(explorer.store, KeepingAll)
+    """States kept, and how many of them are different."""
+    assert isinstance(explorer.store, KeepingStates)
     different = set()
     for state in explorer.store.states:
         out = io.BytesIO()
