@@ -4,8 +4,8 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo demo-live mail mail-table museum nightly bench bench-explore soak kernel-cases corpus real-binaries \
-	verify packages browser guest lvm clean
+.PHONY: help test lint demo demo-live mail mail-table museum nightly bench bench-explore soak kernel-cases corpus \
+	real-binaries verify packages browser guest lvm clean
 
 help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'

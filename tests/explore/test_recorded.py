@@ -38,7 +38,7 @@ def executed(module: Path) -> dict[str, Any]:
 
 def test_a_counterexample_is_a_test_that_pytest_runs(tmp_path: Path) -> None:
     module = made_from(MAIL / "locked.dms", tmp_path)
-    assert "    7  app       write vol at=0 size=4KiB\n" in module.read_text()
+    assert "  app       write vol at=0 size=4KiB\n" in module.read_text()
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", module.name], cwd=tmp_path,
                           capture_output=True, text=True, check=False)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
