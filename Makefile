@@ -4,8 +4,8 @@ PYTEST_ARGS =
 VENV = .venv
 
 .DELETE_ON_ERROR:
-.PHONY: help test lint demo demo-live mail museum nightly bench bench-memory bench-explore soak kernel-cases \
-	corpus real-binaries verify coverage mutation packages browser guest lvm clean
+.PHONY: help test lint demo demo-live mail mail-table museum nightly bench bench-memory bench-explore soak \
+	kernel-cases corpus real-binaries verify coverage mutation packages browser guest lvm clean
 
 help:
 	@echo 'make test    install what is missing, then ruff, mypy and the tests'
@@ -25,6 +25,7 @@ help:
 	@echo 'make coverage  which branches of mirrors, snapshots and suspends the tests take; under 95 % fails'
 	@echo 'make mutation  how many small changes of them the tests notice; writes docs/mutation.md (an hour)'
 	@echo 'make mail    the slow tests: the mail explored in full, beside SPIN (minutes)'
+	@echo 'make mail-table  every scenario of the mail searched to its end, into docs/mail.md (half an hour)'
 	@echo 'make lint    ruff and mypy only'
 	@echo 'make clean   remove the virtual environment and what the tools left'
 	@echo
@@ -46,6 +47,10 @@ demo-live: $(VENV)/installed packages
 
 mail: $(VENV)/installed packages
 	$(VENV)/bin/pytest -m slow tests/explore $(PYTEST_ARGS)
+
+# NAMES='locked passthrough' does only these; their rows are replaced, the others stay.
+mail-table: $(VENV)/installed
+	$(VENV)/bin/python -m tests.explore.mail_table --write $(NAMES)
 
 # BUGS='flush merge' looks only for those whose names have one of these words in them.
 museum: $(VENV)/installed

@@ -24,8 +24,8 @@ JOURNAL_SECTORS: Final = 2
 class Filesystem:
     """``base`` and ``size``: where its data is on the device, in bytes."""
 
-    __slots__ = ("by_suspend", "by_user", "commits", "device", "engine", "freezing", "name", "quiet", "thawed",
-                 "writers")
+    __slots__ = ("by_suspend", "by_user", "commits", "device", "engine", "freezing", "name", "quiet", "settled",
+                 "thawed", "writers")
 
     def __init__(self, engine: Engine, name: str, device: BlockDevice) -> None:
         self.engine = engine
@@ -38,6 +38,7 @@ class Filesystem:
         self.freezing = False
         self.thawed = Latch(f"thaw of {name}")
         self.quiet = Latch(f"writes in {name}")
+        self.settled = Latch(f"freeze of {name}")
 
     @property
     def base(self) -> int:
@@ -133,7 +134,7 @@ class Freeze(Frame):
         """Stop new writes.  What is frozen already has nothing more to write."""
         filesystem = self.filesystem
         if filesystem.freezing:
-            return Wait(filesystem.thawed, f"for filesystem {filesystem.name}, which is being frozen")
+            return Wait(filesystem.settled, f"for filesystem {filesystem.name}, which is being frozen")
         if filesystem.frozen:
             if not self.by_suspend and filesystem.by_user:
                 return Return(-errno.EBUSY)
@@ -157,6 +158,7 @@ class Freeze(Frame):
         del task
         filesystem = self.filesystem
         filesystem.freezing = False
+        filesystem.settled.release()
         if self.result < 0:
             filesystem.engine.note(filesystem.name, f"freeze failed: {errno.errorcode.get(-self.result, self.result)}")
             filesystem.unfreeze()

@@ -170,7 +170,7 @@ class Run(Frame):
             instr = task.code[task.pc]
             if instr.op == "end":
                 return Return(0)
-            handler = _INVISIBLE.get(instr.op)
+            handler = INVISIBLE.get(instr.op)
             if handler is None:
                 return Goto("act")
             handler(task, instr)
@@ -403,7 +403,7 @@ def _leave(task: ProcessTask, instr: Instr) -> None:
     task.pc += 1
 
 
-_INVISIBLE: Final = {
+INVISIBLE: Final = {
     "jump": _jump, "loop": _loop, "try": _try, "end-try": _end_try, "unlock": _unlock,
     "enter": _enter, "leave": _leave,
 }

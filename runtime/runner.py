@@ -109,6 +109,10 @@ class Watching:
     text: str = ""
     reached: bool = False
 
+    def forget(self) -> None:
+        """What it has said so far."""
+        self.text, self.reached, self.watch.remark = "", False, ""
+
 
 class Strike(Frame):
     """A fault at a time."""
@@ -155,7 +159,6 @@ class Running:
         self.fired: list[tuple[int, int]] = []
         self.planned = list(schedule.faults) if schedule is not None else None
         self.engine.chooser = _chooser(seed, schedule, scenario)
-        self.injector = ProcessTask(world, plans.Process("fault", [plans.Instr("end")]))
         self.watching = [Watching(check, make_watch(check)) for check in all_checks(scenario)]
         for name in scenario.run:
             world.processes[name] = ProcessTask(world, world.plan.process(name))
@@ -190,8 +193,9 @@ class Running:
         operation = OPERATIONS[fault.kind]
         args = complete(operation.signature, fault.args)
         self.engine.note("fault", operation.words(args))
+        nobody = ProcessTask(self.world, plans.Process("fault", [plans.Instr("end")]))
         try:
-            answer = operation.perform(self.injector, args)
+            answer = operation.perform(nobody, args)
         except DmError as error:
             self.engine.note("fault", f"{fault.kind}: {errno_name(error.errno)}")
             return

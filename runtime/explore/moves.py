@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from .. import plan as plans
 from ..block import DiskIo
-from ..process import ProcessTask
+from ..process import INVISIBLE, MOST_INVISIBLE, ProcessTask
 from ..registry import OPERATIONS
 from ..runner import Running
 from ..task import Task
@@ -101,10 +101,20 @@ def _feels(task: Task, disk: str) -> bool:
         return task.disk.name == disk
     if not isinstance(task, ProcessTask) or not task.frames:
         return False
-    instr = task.code[task.pc]
+    instr = _next_visible(task)
     operation = OPERATIONS.get(instr.op)
-    return task.frames[0].at == "start" or (operation is not None and operation.is_fault) \
-        or instr.args.get("condition") == "failed"
+    return (operation is not None and operation.is_fault) or instr.args.get("condition") == "failed"
+
+
+def _next_visible(task: ProcessTask) -> plans.Instr:
+    """What a process does next: only its first step passes over invisible instructions before that."""
+    at = task.pc
+    for _ in range(MOST_INVISIBLE if task.frames[0].at == "start" else 0):
+        instr = task.code[at]
+        if instr.op not in INVISIBLE:
+            break
+        at = instr.args["to"] if instr.op == "jump" or instr.args.get("times") == 0 else at + 1
+    return task.code[at]
 
 
 def interrupts(run: ExploredRun, move: Move) -> bool:

@@ -21,11 +21,12 @@ from ..build import build
 from ..checks import stuck_processes
 from ..operations.base import EXPECTATION
 from ..registry import TARGETS
-from ..runner import NO_DEADLOCK, Watching, all_checks, scenario_of
+from ..runner import NO_DEADLOCK, all_checks, scenario_of
 from ..sim import SimEngine
 from .moves import ExploredRun, Move, interrupts, make, mover, moves_of
 from .quick import Quick
 from .state import Codec
+from .words import interned
 
 PROGRESS_STATES: Final = 500
 ASK_FOR_WRITES: Final = ("no-lost-write", "frozen", "model-agrees")
@@ -190,8 +191,8 @@ class Explorer:
     def __init__(self, plan: plans.Plan, scenario_name: str, *, most_states: int | None = None,
                  preemptions: int | None = None, stop_when_all_found: bool = False, quick: bool = False,
                  late_faults: bool = True, store: Store | None = None) -> None:
-        self.plan = plan
-        self.scenario = scenario_of(plan, scenario_name)
+        self.plan = interned(plan)
+        self.scenario = scenario_of(self.plan, scenario_name)
         self.most_states = most_states
         self.preemptions = preemptions
         self.quick = quick and preemptions is None
@@ -203,6 +204,7 @@ class Explorer:
         self.graph = Graph()
         self.store: Store = store if store is not None else MemoryStore()
         self.codec = Codec(
+            self.plan, self.begin(),
             keeps_writes=any(check.name in ASK_FOR_WRITES for check in all_checks(self.scenario)),
             keeps_steps=any("step" in fault.at for fault in self.scenario.faults))
         self.progress = Progress()
@@ -333,7 +335,7 @@ class Explorer:
                 self._found(name, watching.text, parent, move)
             if watching.reached and watching.check.mode == "sometimes":
                 self.result.reached[name] = True
-            _forget(watching)
+            watching.forget()
         run.world.violations.clear()
 
     def _found(self, check: str, text: str, parent: bytes | None, move: Move | None) -> None:
@@ -343,12 +345,6 @@ class Explorer:
             return
         path = (self.store.path(parent) if parent is not None else []) + ([move] if move else [])
         self.result.findings[check] = Finding(check, text, path, len(self.store), shortest=True)
-
-
-def _forget(watching: Watching) -> None:
-    watching.text = ""
-    watching.reached = False
-    watching.watch.remark = ""
 
 
 def trace_of(plan: plans.Plan, scenario_name: str, path: list[Move]) -> traces.Schedule:

@@ -6,10 +6,11 @@ after so many states (3000), since a rate needs no whole space, ``--states 0`` n
 
 For each scenario it prints
 
-* the quick look: how long it took, how many runs a second it drew, and the length of what it found of the violations
-  that the spec expects (``-``: one was not found);
-* the search: states stored, and how many it would store if faults struck everywhere instead of late (the search keeps
-  every state once, by its key, so what it stores is what can be reached after that reduction);
+* the quick look: how long it took, how many runs (executions) a second it drew, and the length of what it found of the
+  violations that the spec expects (``-``: one was not found);
+* the search: states stored, and how many it would store if faults struck everywhere instead of late;
+* states stored divided by the states that are there after that reduction: of the first ones, how many are different in
+  any value, by an independent comparison (:mod:`tests.explore.by_value`);
 * SPIN's search: states stored with its own partial-order reduction, and without it (``-DNOREDUCE``);
 * the rates, and their ratio.
 
@@ -28,6 +29,7 @@ import time
 from pathlib import Path
 
 from tests.compiler.pan import Search, build, search
+from tests.explore.by_value import KeepingStates, count
 
 from dmspec.compiler import compile_file
 from dmspec.compiler.backends.promela import model
@@ -37,6 +39,7 @@ from dmspec.runtime.plan import Plan
 from dmspec.runtime.runner import scenario_of, scenarios_of
 
 MAIL = Path("specs/mail")
+COMPARED_STATES = 1_000
 
 
 def quick_look(plan: Plan, name: str) -> None:
@@ -47,15 +50,16 @@ def quick_look(plan: Plan, name: str) -> None:
     seconds = time.perf_counter() - begun
     expected = scenario_of(plan, name).violations
     said = ", ".join(f"{check} {len(quick.found[check][1]) if check in quick.found else '-'}" for check in expected)
-    print(f"  quick look {seconds:8.2f} s {quick.runs:7,} runs {quick.runs / seconds:9,.0f} runs/s  "
+    print(f"  quick look {seconds:8.2f} s {quick.runs:7,} executions {quick.runs / seconds:9,.0f} executions/s  "
           f"{said or 'nothing is expected'}")
 
 
-def explore(plan: Plan, name: str, most_states: int | None) -> tuple[Exploration, float]:
+def explore(plan: Plan, name: str, most_states: int | None) -> tuple[Exploration, Explorer, float]:
     """Search, and say how long it took."""
     begun = time.perf_counter()
-    exploration = Explorer(plan, name, most_states=most_states).run()
-    return exploration, time.perf_counter() - begun
+    explorer = Explorer(plan, name, most_states=most_states, store=KeepingStates(COMPARED_STATES))
+    exploration = explorer.run()
+    return exploration, explorer, time.perf_counter() - begun
 
 
 def spin(plan: Plan, name: str, *options: str) -> Search:
@@ -68,7 +72,7 @@ def measure(plan: Plan, name: str, most_states: int | None, option: str) -> None
     """Print one scenario's figures."""
     print(name)
     quick_look(plan, name)
-    exploration, seconds = explore(plan, name, most_states)
+    exploration, explorer, seconds = explore(plan, name, most_states)
     progress = exploration.progress
     rate = progress.states / max(seconds, 1e-6)
     everywhere = Explorer(plan, name, most_states=most_states, late_faults=False).run()
@@ -76,6 +80,8 @@ def measure(plan: Plan, name: str, most_states: int | None, option: str) -> None
     how = "every state" if exploration.complete else "PARTIAL"
     print(f"  explorer   {seconds:8.2f} s {progress.states:10,} states ({more} without reduction) "
           f"{progress.transitions:10,} transitions  depth {progress.depth}  {rate:9,.0f} states/s  {how}")
+    stored, different = count(explorer)
+    print(f"  stored / different, of the first {stored:,} states: {stored / different:.4f}")
     found, unreduced = spin(plan, name, option), spin(plan, name, option, "-DNOREDUCE")
     spin_rate = found.states / found.seconds if found.seconds >= 0.05 else None
     said = f"{spin_rate:9,.0f} states/s" if spin_rate else "too quick for a rate"

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.explore.mail_table import known_rows, row, scenarios
 
 from dmspec.compiler import compile_file
 from dmspec.runtime.explore import Explorer, trace_of
 from dmspec.runtime.explore.explain import explain
-from dmspec.runtime.explore.judge import judge
 from dmspec.runtime.plan import Plan
 from dmspec.runtime.runner import run_scenario, scenario_of, scenarios_of
 
@@ -41,16 +41,23 @@ def test_a_quick_look_shows_what_is_broken_and_nothing_else(name: str, scenario:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ALL)
-def test_every_verdict_is_as_the_spec_says(name: str) -> None:
-    plan = load(name)
-    for scenario in scenarios_of(plan):
-        found = Explorer(plan, scenario.name, quick=True, stop_when_all_found=bool(scenario.violations)).run()
-        verdicts = judge(scenario, found)
-        told = {one.words: (one.word, one.text) for one in verdicts
-                if not one.ok and not (scenario.violations and one.word == "unknown")}
-        print(f"{scenario.name}: {found.progress}")
-        assert not told, told
+@pytest.mark.parametrize(("plan", "scenario"), scenarios(), ids=[name for _plan, name in scenarios()])
+def test_every_verdict_is_as_the_spec_says(plan: Plan, scenario: str) -> None:
+    """To the end of the space, also of a broken design: what else is asked of it holds."""
+    line = row(plan, scenario)
+    print(line)
+    assert line is not None
+
+
+def test_the_document_has_what_the_search_says() -> None:
+    """All rows; and of the small spaces every figure but the seconds."""
+    rows = known_rows()
+    assert list(rows) == [name for _plan, name in scenarios()]
+    for plan, name in scenarios():
+        if name.startswith(("idle_disk", "passthrough_no_dmeventd", "passthrough_metadata")):
+            line = row(plan, name)
+            assert line is not None
+            assert line.rsplit("|", 2)[0] == rows[name].rsplit("|", 2)[0]
 
 
 def test_a_freeze_stands_in_the_graph_of_who_waits_for_whom() -> None:

@@ -9,7 +9,7 @@ from dmspec.runtime.bio import REQUEUE, Bio
 from dmspec.runtime.explore import Explorer
 from dmspec.runtime.plan import Plan
 from dmspec.runtime.targets.mirror_work import Presuspend
-from dmspec.runtime.task import Outcome, Task
+from dmspec.runtime.task import Latch, Outcome, Task
 
 from .test_explore import plan_of
 
@@ -126,6 +126,43 @@ scenario main "what is written behind the suspend is on the new disk" {
     assert found(plan) == {"no-lost-write"}
     monkeypatch.undo()
     assert found(plan) == set()
+
+
+FREEZE = plan_of("""
+disk old 64KiB
+disk new 64KiB
+device vol { linear old }
+filesystem fs on vol
+lock token
+process admin { load vol { linear new }  suspend vol  with token { resume vol } }
+process agent { with token { freeze fs }  thaw fs }
+scenario main "a filesystem is frozen while its device is suspended" {
+    run admin agent
+    always no-deadlock
+    finally resumed-at-end
+}
+""")
+
+
+def test_a_filesystem_unlocked_before_the_resume_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who freezes it once more writes its journal, to a device that does not take it, and keeps the resume waiting."""
+    assert found(FREEZE) == set()
+    real = suspend.Suspend.finish
+
+    def wrong(self: suspend.Suspend, task: Task) -> Outcome:
+        self.md.stack.thaw(self.md)
+        return real(self, task)
+
+    monkeypatch.setattr(suspend.Suspend, "finish", wrong)
+    findings = Explorer(FREEZE, "main").run().findings
+    assert set(findings) == {"no-deadlock", "resumed-at-end"}
+    assert "agent waits for a write to vol" in findings["no-deadlock"].text
+
+
+def test_a_freeze_that_does_not_end_the_wait_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug of ours: who froze a filesystem as the second waited for its thaw, not for the end of that freeze."""
+    monkeypatch.setattr(Latch, "release", lambda self, real=Latch.release: self.name == "freeze of fs" or real(self))
+    assert found(FREEZE) == {"no-deadlock", "resumed-at-end"}
 
 
 def test_two_live_mirrors_over_one_leg() -> None:

@@ -300,11 +300,11 @@ def test_buttons_slider_rows_and_addresses_step_too(shown: Any, page: Path) -> N
     assert row.get_attribute("id") == "s1c1-3"
     assert "extra" not in names_of_things(shown, 1)
     shown.get("about:blank")
-    shown.get(page.as_uri() + "#s2c1-2")
+    shown.get(page.as_uri() + "#s2c1-1")
     assert "extra new" in names_of_things(shown, 1)
-    assert shown.find_elements("css selector", "output")[1].text.startswith("2 /")
+    assert shown.find_elements("css selector", "output")[1].text.startswith("1 /")
     press(shown, "j")  # goes to the counterexample that is in the window
-    assert shown.find_elements("css selector", "output")[1].text.startswith("3 /")
+    assert shown.find_elements("css selector", "output")[1].text.startswith("2 /")
 
 
 @pytest.mark.requires("chromium", "chromedriver")

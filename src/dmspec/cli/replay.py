@@ -7,22 +7,30 @@ The JSON has this shape (dmspec_replay, version 1): `file`, `same`, `difference`
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dmspec.cli.output import EXIT_CHECK_FAILED, EXIT_OK, EXIT_USAGE, die, print_json, stdout
+
+if TYPE_CHECKING:
+    from dmspec.runtime.trace import Trace
 
 REPLAY_SHAPE_VERSION = 1
 
 
 @click.command(short_help="Run a trace again.")
 @click.argument("trace", type=click.Path())
+@click.option("--to", "form", type=click.Choice(["pytest"]),
+              help="Write it as a pytest module that needs nothing else, instead of running it.")
+@click.option("-o", "--output", type=click.Path(), help="Where to write that; `-`, the default, is stdout.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (shape dmspec_replay, version 1).")
 @click.option("--quiet", "-q", is_flag=True, help="Print only whether it was the same run.")
-def command(trace: str, as_json: bool, quiet: bool) -> int:
+def command(trace: str, form: str | None, output: str | None, *, as_json: bool, quiet: bool) -> int:
     """Run what TRACE recorded again, step by step, and compare.
 
     The exit status is 0 where every event is the same as then, whatever the checks came to, and 1 where not.
+    --to pytest makes a test of it: the same run, which has to come to the same.
     """
     from dmspec.cli.run import as_document, show_result
     from dmspec.runtime.build import BuildError
@@ -38,6 +46,11 @@ def command(trace: str, as_json: bool, quiet: bool) -> int:
         die(EXIT_USAGE, f"{trace}: {error.strerror}")
     except (TraceError, BuildError) as error:
         die(EXIT_USAGE, f"{trace}: {error}")
+    if form is not None and not isinstance(again, Crash):
+        if difference is not None:
+            die(EXIT_CHECK_FAILED, f"{trace}: not the same run any more, so no test of it: {difference}")
+        _write(recorded, trace, output)
+        return EXIT_OK
     if as_json:
         print_json("dmspec_replay", REPLAY_SHAPE_VERSION, {
             "file": trace, "same": difference is None, "difference": difference, "verdict": again.trace.verdict,
@@ -51,3 +64,16 @@ def command(trace: str, as_json: bool, quiet: bool) -> int:
     if isinstance(again, Crash):
         raise again
     return EXIT_OK if difference is None else EXIT_CHECK_FAILED
+
+
+def _write(recorded: Trace, name: str, output: str | None) -> None:
+    from dmspec.testing.recorded import module_of
+
+    text = module_of(recorded, Path(name).name)
+    if output in (None, "-"):
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(output or "").write_text(text, encoding="utf-8")
+    except OSError as error:
+        die(EXIT_USAGE, f"{output}: {error.strerror}")
