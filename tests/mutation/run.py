@@ -69,7 +69,7 @@ class Plugin:
         begun = time.monotonic()
         for done, mutant in enumerate(self.mutants):
             killers = self.killers[mutant.function]
-            chosen = sorted(self.by_line[mutant.path].get(mutant.line, ()),
+            chosen = sorted(self.by_line.get(mutant.path, {}).get(mutant.line, ()),
                             key=lambda node: (-killers[node], self.seconds[node], node))
             answer = self.ask(mutant, [items[node] for node in chosen])
             killers[answer] += 1
