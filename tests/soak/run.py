@@ -152,6 +152,9 @@ class Soak:
                 lane.errors = 0
                 lane.start(life.dir / "vol")
             self._trouble(life, busy)
+        except Lost as loss:
+            life.process.kill()
+            raise Lost(f"{self.name}, life {self.kills + self.ends}: {loss}") from None
         except BaseException:
             life.process.kill()
             raise
@@ -204,7 +207,7 @@ class Soak:
         assert len(data) == VOLUME_BYTES
         for lane in self.lanes:
             lane.model.adopt(data[lane.base:lane.base + LANE_BYTES],
-                             f"{self.name}, life {self.kills + self.ends}, lane {lane.number}")
+                             f"lane {lane.number}")
         self.checks += 1
         if self.kind.facts.get("snap"):
             self._check_snapshot(life, data)

@@ -67,9 +67,27 @@ DISCARD_IN_USE = (
     step("create", name="vol", table=["0 1024 linear base 0"]),
     step("discard", target="base", at=0, size=4096),
 )
+# "sync" counts at each resume: the regions are out of sync again, and the mirror does not know. Its first leg cannot be
+# read then, so it takes the second one for good, and copies it over what has been written since.
+SYNC_AGAIN = (
+    step("create", name="vol", table=["0 1024 mirror disk 3 cow 128 sync 2 pv1 0 pv2 0 1 handle_errors"]),
+    step("suspend", device=["vol"]),
+    step("fail", disk="pv1", what="reads", range=[65536, 65536]),
+    step("write", target="vol", at=458752, size=4096, pattern="ONE"),
+    step("resume", device=["vol"]),
+)
+# "nosync" does too: the region whose write has failed on a leg is in sync again.
+NOSYNC_AGAIN = (
+    step("create", name="vol", table=["0 1024 mirror disk 3 cow 128 nosync 2 pv1 0 pv2 0 1 handle_errors"]),
+    step("fail", disk="pv1", what="writes"),
+    step("write", target="vol", at=0, size=4096, pattern="ONE"),
+    step("suspend", device=["vol"]),
+    step("heal", disk="pv1"),
+    step("resume", device=["vol"]),
+)
 ALL = {"shared": SHARED, "modes": MODES, "discard": DISCARD, "stripes": STRIPES, "nosync": NOSYNC,
        "discard fails": DISCARD_FAILS, "never resumed": NEVER_RESUMED, "events": EVENTS,
-       "discard in use": DISCARD_IN_USE}
+       "discard in use": DISCARD_IN_USE, "sync again": SYNC_AGAIN, "nosync again": NOSYNC_AGAIN}
 
 
 def played(steps: tuple[Step, ...]) -> Played:
@@ -116,6 +134,18 @@ def test_a_device_without_a_live_table_can_be_named() -> None:
 
 def test_a_discard_of_a_device_in_use_is_refused_for_that() -> None:
     assert [str(seen.outcome) for seen in played(DISCARD_IN_USE).seen] == ["done", "done", "EBUSY"]
+
+
+def test_an_acknowledged_write_is_lost_when_a_table_with_sync_is_resumed_again() -> None:
+    after = played(SYNC_AGAIN)
+    assert [str(seen.outcome) for seen in after.seen] == ["done"] * len(SYNC_AGAIN)
+    assert not any(after.contents[name][0][458752:462848] != bytes(4096) for name in ("pv1", "pv2", "vol"))
+
+
+def test_legs_that_differ_are_called_the_same_when_a_table_with_nosync_is_resumed_again() -> None:
+    after = played(NOSYNC_AGAIN)
+    assert "vol: 0 1024 mirror 2 254:200 254:201 8/8 1 AA 3 disk 254:202 A" in after.last
+    assert after.contents["pv1"][0] != after.contents["pv2"][0]
 
 
 def test_errors_of_recovery_and_of_a_flush_are_two_events() -> None:
