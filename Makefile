@@ -46,7 +46,7 @@ demo-live: $(VENV)/installed packages
 	sh specs/demo-live.sh
 
 mail: $(VENV)/installed packages
-	$(VENV)/bin/pytest -m slow tests/explore $(PYTEST_ARGS)
+	$(VENV)/bin/pytest -m slow tests/explore tests/compiler $(PYTEST_ARGS)
 
 # NAMES='locked passthrough' does only these; their rows are replaced, the others stay.
 mail-table: $(VENV)/installed
