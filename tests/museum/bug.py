@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,8 +28,8 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 class Bug:
     """``spec`` is a file of specs/properties without its ending, ``law`` a property in it.
 
-    ``kernel`` plants the behaviour of an old kernel instead of a patch.  ``fault`` is the operation without which the
-    property would not find it.
+    ``kernel`` plants the behaviour of an old kernel instead of a patch.  ``fault`` is what the property would not
+    find it without (see :func:`is_fault`).
     """
 
     name: str
@@ -73,10 +74,21 @@ def subject_of(bug: Bug, *, faultless: bool = False) -> Subject:
 
 
 def without(plan: Plan, fault: str) -> Plan:
-    """The same plan, in which no process injects such a fault."""
+    """The same plan, in which no process injects such a fault, and none is drawn."""
     nothing = Instr("sleep", {"time": 0})
-    return replace(plan, processes=[
-        replace(one, code=[nothing if instr.op == fault else instr for instr in one.code]) for one in plan.processes])
+    return replace(
+        plan,
+        processes=[replace(one, code=[nothing if is_fault(instr.op, instr.args, fault) else instr
+                                      for instr in one.code]) for one in plan.processes],
+        properties=[replace(law, operations=[one for one in law.operations if not any(
+            is_fault(part["operation"], part["args"], fault) for part in one.args["parts"])])
+            for law in plan.properties])
+
+
+def is_fault(operation: str, args: Mapping[str, Any], fault: str) -> bool:
+    """``fault`` is an operation and perhaps what it strikes: "fail reads", "fail log", "fail range"."""
+    kind, _space, which = fault.partition(" ")
+    return operation == kind and (not which or which in (args["what"], args["disk"]) or bool(args.get(which)))
 
 
 def hunt(bug: Bug, *, seed: int = 1, seconds: float = MOST_SECONDS, examples: int = MOST_EXAMPLES,

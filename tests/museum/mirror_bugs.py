@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from tests.museum.bug import Bug
@@ -12,6 +13,7 @@ from dmspec.runtime import mapped_device, process, region_hash
 from dmspec.runtime.bio import REQUEUE, Bio, Op
 from dmspec.runtime.dirty_log import DirtyLog, DiskFlush
 from dmspec.runtime.kcopyd import CopyJob
+from dmspec.runtime.mapped_device import MappedIo
 from dmspec.runtime.process import Run
 from dmspec.runtime.region_hash import RegionHash, State
 from dmspec.runtime.suspend import Suspend
@@ -274,16 +276,68 @@ def flush_does_not_reach_the_first_leg(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AllLegsWrite, "submit", submit)
 
 
+def errors_of_later_writes_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A leg that has taken two writes is trusted for good."""
+    original = AllLegsWrite._over
+    taken: WeakKeyDictionary[Mirror, int] = WeakKeyDictionary()
+
+    def over(self: AllLegsWrite) -> None:
+        if not self.failed:
+            taken[self.mirror] = taken.get(self.mirror, 0) + 1
+        elif taken.get(self.mirror, 0) >= 2:
+            self.failed = 0
+        original(self)
+
+    patch.setattr(AllLegsWrite, "_over", over)
+
+
+def only_eio_is_an_error(patch: pytest.MonkeyPatch) -> None:
+    """A leg that answers ENXIO, as a disk that is gone does, is taken to have the write."""
+    original = AllLegsWrite.bio_done
+
+    def bio_done(self: AllLegsWrite, clone: Bio) -> None:
+        clone.status = errno.EIO if clone.status == errno.EIO else 0
+        original(self, clone)
+
+    patch.setattr(AllLegsWrite, "bio_done", bio_done)
+
+
+def acknowledged_without_a_log(patch: pytest.MonkeyPatch) -> None:
+    """What waits for another log is called done, and is nowhere."""
+    original = Kmirrord._fail_now
+
+    def fail_now(self: Kmirrord, bio: Bio) -> None:
+        if self.mirror.log_failure:
+            bio.complete(0)
+        else:
+            original(self, bio)
+
+    patch.setattr(Kmirrord, "_fail_now", fail_now)
+
+
+def errors_of_pieces_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A bio ends as the last of its pieces did."""
+    original = MappedIo.over
+
+    def over(self: MappedIo, status: int = 0) -> None:
+        if self.clones > 1:
+            status = 0
+        original(self, status)
+
+    patch.setattr(MappedIo, "over", over)
+
+
 MIRROR_BUGS = (
     Bug("acknowledged after one leg", "mirror", "survives", acknowledged_after_one_leg),
     Bug("a failed leg is ignored", "mirror", "survives", failed_leg_ignored),
     Bug("no mark before the write", "mirror-disk-log", "crashes", no_mark_before_the_write),
     Bug("the write does not wait for the log", "mirror-disk-log", "crashes", write_does_not_wait_for_the_log),
-    Bug("clean while writes are pending", "mirror-disk-log", "crashes", clean_while_writes_are_pending),
+    Bug("clean while writes are pending", "mirror-disk-log", "crashes", clean_while_writes_are_pending,
+        fault="power-cut"),
     Bug("the log device is not flushed", "mirror-disk-log", "crashes", log_device_not_flushed),
     Bug("legs not flushed before clean", "mirror-disk-log", "crashes", legs_not_flushed_before_clean),
     Bug("only the first leg flushed before clean", "mirror-disk-log", "crashes", only_first_leg_flushed),
-    Bug("recovery does not wait for writes", "mirror", "crashes", recovery_does_not_wait_for_writes),
+    Bug("recovery does not wait for writes", "mirror", "crashes", recovery_does_not_wait_for_writes, fault="delay"),
     Bug("delayed writes forgotten", "mirror", "crashes", delayed_writes_forgotten),
     Bug("recovering taken for clean", "mirror", "crashes", recovering_taken_for_clean),
     Bug("recovery forgets the last sector", "mirror", "crashes", recovery_forgets_the_last_sector),
@@ -293,13 +347,17 @@ MIRROR_BUGS = (
     Bug("requeue taken for success", "mirror", "watched", requeue_taken_for_success),
     Bug("noflush said too late", "mirror", "watched", requeue_outside_of_noflush),
     Bug("deferred bios not resubmitted", "mirror", "watched", deferred_bios_not_resubmitted),
-    Bug("no event for a failed leg", "mirror", "watched", no_event_for_a_failed_leg),
+    Bug("no event for a failed leg", "mirror", "watched", no_event_for_a_failed_leg, fault="fail writes"),
     Bug("event lost between status and wait", "mirror", "watched", event_lost_between_status_and_wait),
-    Bug("read errors not retried", "mirror", "reads", read_errors_not_retried),
+    Bug("read errors not retried", "mirror", "reads", read_errors_not_retried, fault="fail reads"),
     Bug("a failed leg is still read", "mirror", "reads", failed_leg_still_read),
     Bug("in sync after a failed write", "mirror", "survives", region_stays_in_sync_after_a_failed_write),
     Bug("not in sync, read from any leg", "mirror", "crashes", nosync_reads_from_any_leg),
     Bug("FUA not passed to the legs", "mirror", "crashes", fua_not_passed_to_the_legs),
     Bug("flush does not reach the first leg", "mirror", "crashes", flush_does_not_reach_the_first_leg),
+    Bug("errors of later writes ignored", "mirror", "wears", errors_of_later_writes_ignored, fault="fail after"),
+    Bug("only EIO is an error", "mirror", "detached", only_eio_is_an_error, fault="detach"),
+    Bug("acknowledged without a log", "mirror-disk-log", "survives", acknowledged_without_a_log, fault="fail log"),
+    Bug("errors of pieces forgotten", "linear", "scratched", errors_of_pieces_forgotten, fault="fail range"),
     Bug("2.6.32: legs and log are not flushed", "mirror-disk-log", "crashes", kernel="2.6.32"),
 )

@@ -28,10 +28,12 @@ def test_only_its_fault_shows_a_bug(bug: Bug) -> None:
     assert hunt(bug, examples=200, faultless=True).found is None
 
 
-def test_every_silent_fault_shows_a_bug() -> None:
-    """Faults that are no error of an I/O, but for the power cut, which half of the museum needs."""
-    silent = {"tear", "lose-write", "misdirect", "corrupt", "lose-flush"}
-    assert {bug.fault for bug in BUGS if bug.fault} == silent
+def test_every_fault_shows_a_bug() -> None:
+    """But for a store that is too small, which is no operation: snapshot-full.dms and its bugs are about that."""
+    assert {bug.fault for bug in BUGS if bug.fault} == {
+        "fail reads", "fail writes", "fail range", "fail after", "fail log", "delay", "detach", "power-cut",
+        "tear", "lose-write", "misdirect", "corrupt", "lose-flush"}
+    assert "snapshot-full" in {bug.spec for bug in BUGS}
 
 
 def test_the_sample_is_of_the_museum() -> None:
