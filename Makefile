@@ -18,7 +18,7 @@ help:
 	@echo 'make verify  every spec that can be, and 200 drawn sequences, against a real kernel'
 	@echo 'make bench   the mount beside QEMU, nbdkit and the plain file (some minutes)'
 	@echo 'make bench-memory   what a mount of 1 TiB and one of ten million exceptions take (a minute)'
-	@echo 'make bench-explore  the explorer beside SPIN, on the scenarios of the mail (a minute)'
+	@echo 'make bench-explore  the explorer beside SPIN, on the scenarios of the mail (some minutes)'
 	@echo 'make soak    mounts under load whose disks fail and whose server is killed, 1000 times (an hour)'
 	@echo 'make museum  plant every bug of tests/museum and look for it (minutes)'
 	@echo 'make nightly 20,000 examples of every stock property (an hour or two)'
