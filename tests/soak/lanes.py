@@ -235,7 +235,8 @@ class ProgramLane(Lane):
         done = self._run_program(["fio", "--name=soak", f"--filename={path}", f"--offset={self.base}",
                                   f"--size={LANE_BYTES}", "--rw=randwrite", "--bs=4k", "--ioengine=psync", "--direct=1",
                                   "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--end_fsync=1",
-                                  "--output=/dev/null", "--thread", "--allow_file_create=0"])
+                                  "--output=/dev/null", "--thread", "--allow_file_create=0",
+                                  "--verify_state_save=0"])
         if not done.returncode:
             with path.open("rb") as file:
                 file.seek(self.base)
