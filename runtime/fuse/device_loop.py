@@ -253,11 +253,8 @@ class _Request:
             if straight is None or not straight.read(offset, buffer):
                 self.wait_for_it()
                 size = self.files.read(handle, offset, buffer)
-        except OSError as problem:
-            self.fail(unique, problem.errno or errno.EIO)
-        except BaseException as problem:  # noqa: BLE001 - it goes on to serve(), which raises it after unmounting
-            self.fail(unique, errno.EIO)
-            self.files._bug(problem)
+        except BaseException as problem:  # noqa: BLE001 - what is no OSError goes on to serve()
+            self.refuse(unique, problem)
         else:
             _OUT_HEADER.pack_into(self.out, 0, _OUT_HEADER.size + size, 0, unique)
             self.loop.answer(memoryview(self.out)[:_OUT_HEADER.size], self.data[:size])
@@ -272,11 +269,8 @@ class _Request:
             if straight is None or not straight.write(offset, buffer):
                 self.wait_for_it()
                 size = self.files.write(handle, offset, buffer, from_page_cache=from_page_cache)
-        except OSError as problem:
-            self.fail(unique, problem.errno or errno.EIO)
-        except BaseException as problem:  # noqa: BLE001 - it goes on to serve(), which raises it after unmounting
-            self.fail(unique, errno.EIO)
-            self.files._bug(problem)
+        except BaseException as problem:  # noqa: BLE001 - what is no OSError goes on to serve()
+            self.refuse(unique, problem)
         else:
             _WRITE_OUT.pack_into(self.out, 0, _WRITE_OUT.size, 0, unique, size, 0)
             self.loop.answer(self.out)
@@ -288,13 +282,18 @@ class _Request:
         self.wait_for_it()
         try:
             self.files.fsync(None, 0, handle)
-        except OSError as problem:
-            self.fail(unique, problem.errno or errno.EIO)
-        except BaseException as problem:  # noqa: BLE001 - it goes on to serve(), which raises it after unmounting
-            self.fail(unique, errno.EIO)
-            self.files._bug(problem)
+        except BaseException as problem:  # noqa: BLE001 - what is no OSError goes on to serve()
+            self.refuse(unique, problem)
         else:
             self.fail(unique, 0)
+
+    def refuse(self, unique: int, problem: BaseException) -> None:
+        """Answer with what went wrong; a bug of ours is raised by serve(), after unmounting."""
+        if isinstance(problem, OSError):
+            self.fail(unique, problem.errno or errno.EIO)
+        else:
+            self.fail(unique, errno.EIO)
+            self.files._bug(problem)
 
     def fail(self, unique: int, number: int) -> None:
         self.loop.answer(_OUT_HEADER.pack(_OUT_HEADER.size, -number, unique))

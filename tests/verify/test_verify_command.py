@@ -51,6 +51,8 @@ def test_targets_agree_and_a_planted_bug_does_not(monkeypatch: pytest.MonkeyPatc
     ("process a { choose { flush vol } or { read vol } }", "`choose` has more than one order of steps"),
     ("process a { write vol at=1 }", "in whole sectors"),
     ("process a { detach pv1 }", "can do `detach`"),
+    ("process a { fail pv1 writes after=2 }", "does not count how often it has failed"),
+    ("process a { fail pv1 writes times=1 }", "does not count how often it has failed"),
     ("process a { fail pv1 error=ENOSPC }", "fails with EIO, not with ENOSPC"),
     ("kernel 2.6.32\nprocess a { flush vol }", "it asks for kernel 2.6.32"),
     ("filesystem fs on vol\nprocess a { write fs }", "filesystem fs is simulated"),

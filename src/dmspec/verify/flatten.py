@@ -233,6 +233,8 @@ class Flatten:
             raise CannotVerify(f"no layer under a disk of the guest can do `{op}`", line)
         if args.get("error", "EIO") != "EIO":
             raise CannotVerify(f"a disk of the guest fails with EIO, not with {args['error']}", line)
+        if args.get("after") or args.get("times") is not None:
+            raise CannotVerify("a disk of the guest does not count how often it has failed", line)
         if args.get("range") is not None and args["range"][0] % SECTOR_BYTES:
             raise CannotVerify("a disk of the guest fails in whole sectors", line)
         yield Step(op, args, line)
