@@ -44,6 +44,21 @@ class ExceptionTable(MutableMapping[int, int]):
         block, place, is_there = self._find(old)
         return self.blocks[block][1][place] if is_there else None
 
+    def run(self, old: int, most: int) -> int:
+        """How many chunks from this one on, ``most`` at most, lie in the store as they lie in the origin."""
+        block, place, is_there = self._find(old)
+        if not is_there:
+            return 0
+        olds, news = self.blocks[block]
+        shift = news[place] - old
+        count = 1
+        for chunk in range(old + 1, old + most):
+            place += 1
+            if place == len(olds) or olds[place] != chunk or news[place] - chunk != shift:
+                break
+            count += 1
+        return count
+
     def __contains__(self, old: object) -> bool:
         assert isinstance(old, int)
         return self._find(old)[2]

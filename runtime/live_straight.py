@@ -22,6 +22,7 @@ from bisect import bisect_right
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from .backing import FileBacking
 from .bio import Bio, Op
 from .block import Backing, BlockDevice, Disk
 from .byte_io import Passage, WriteRanges
@@ -29,6 +30,7 @@ from .mapped_device import MappedDevice
 from .units import SECTOR_BYTES
 
 if TYPE_CHECKING:
+    from .fuse.export import Pages
     from .live import LiveEngine
     from .table import Table
     from .targets.base import Target
@@ -63,6 +65,26 @@ def moved(moves: list[Move], buffer: memoryview) -> bool:
     try:
         for backing, at, start, length in moves:
             backing.write(at, buffer[start:start + length])
+    except OSError:
+        return False
+    return True
+
+
+def put(moves: list[Move], pages: Pages) -> bool:
+    """Write all of it without a copy in our memory; ``False``: these moves cannot be, or the host has refused some.
+
+    They can be where each goes on where the one before it has ended, or begins anew, as a mirror's legs do.
+    """
+    last = max(index for index, move in enumerate(moves) if not move.start)
+    end = 0
+    try:
+        for index, (backing, at, start, length) in enumerate(moves):
+            if not isinstance(backing, FileBacking) or start not in (0, end):
+                return False
+            if not start:
+                pages.rewind(last=index == last)
+            pages.put(backing.fd, at, length)
+            end = start + length
     except OSError:
         return False
     return True
@@ -130,10 +152,7 @@ class Trip:
         """Follow a bio down to the disks; ``False``: it does not go straight, and :meth:`over` is to be called."""
         device = bio.device
         if isinstance(device, Disk):
-            if device.faults or device.detached or bio.sector + bio.sectors > device.sectors:
-                return False
-            self._move(device.backing, bio.sector * SECTOR_BYTES, bio.offset, bio.sectors * SECTOR_BYTES)
-            return True
+            return self._to_disk(device, bio.sector, bio)
         if not isinstance(device, MappedDevice) or device.block_io or bio.sector + bio.sectors > device.sectors:
             return False
         table = device.live
@@ -142,7 +161,10 @@ class Trip:
         first, left = 0, bio.sectors
         while left:
             target = table.find(bio.sector + first)
-            size = device.piece_sectors(target, bio, bio.sector + first, left)
+            sector = bio.sector + first
+            size = device.piece_sectors(target, bio, sector, left)
+            if size < left:
+                size = max(size, target.straight_sectors(sector, min(left, target.begin + target.length - sector)))
             if not self._through(device, target, bio if size == bio.sectors else bio.piece(first, size, None)):
                 return False
             first += size
@@ -156,9 +178,17 @@ class Trip:
         device.in_flight += 1
         self.counted.append((device, target, piece))
         for place, sector in places:
-            below = Bio(piece.op, place, sector, piece.sectors, piece.buf, piece.offset)
-            if not self.go(below):
+            if isinstance(place, Disk):
+                if not self._to_disk(place, sector, piece):
+                    return False
+            elif not self.go(Bio(piece.op, place, sector, piece.sectors, piece.buf, piece.offset)):
                 return False
+        return True
+
+    def _to_disk(self, disk: Disk, sector: int, piece: Bio) -> bool:
+        if disk.faults or disk.detached or sector + piece.sectors > disk.sectors:
+            return False
+        self._move(disk.backing, sector * SECTOR_BYTES, piece.offset, piece.sectors * SECTOR_BYTES)
         return True
 
     def _move(self, backing: Backing, offset: int, start: int, length: int) -> None:
@@ -210,26 +240,42 @@ class Straight:
 
     def write(self, offset: int, buffer: memoryview) -> bool:
         """Write all of the buffer."""
+        begun = self._begin_write(offset, len(buffer))
+        if begun is None:
+            return False
+        trip, sectors = begun
+        return self._over(trip, sectors, done=self._move(trip.moves, buffer))
+
+    def write_pages(self, offset: int, length: int, pages: Pages) -> bool:
+        """Write all of the pages."""
+        begun = self._begin_write(offset, length)
+        if begun is None:
+            return False
+        trip, sectors = begun
+        return self._over(trip, sectors, done=put(trip.moves, pages) or self._move(trip.moves, pages.buffer()))
+
+    def _begin_write(self, offset: int, length: int) -> tuple[Trip, Passage] | None:
         engine = self.engine
         with engine.lock:
             if self.device.read_only:
-                return False
-            trip = self._trip(Op.WRITE, offset, len(buffer))
+                return None
+            trip = self._trip(Op.WRITE, offset, length)
             if trip is None:
-                return False
+                return None
             first = offset // SECTOR_BYTES
-            sectors = Sectors(self.device, first, first + len(buffer) // SECTOR_BYTES)
+            sectors = Sectors(self.device, first, first + length // SECTOR_BYTES)
             if self.ranges.enter(sectors) is not None:
                 trip.over()
                 engine.work_left()
-                return False
+                return None
             engine.performing += 1
             engine.used()
-        if len(trip.moves) > 1 and len(buffer) >= SHARED_BYTES:
-            done = self.helper.share(trip.moves, buffer)
-        else:
-            done = moved(trip.moves, buffer)
-        return self._over(trip, sectors, done=done)
+        return trip, sectors
+
+    def _move(self, moves: list[Move], buffer: memoryview) -> bool:
+        if len(moves) > 1 and len(buffer) >= SHARED_BYTES:
+            return self.helper.share(moves, buffer)
+        return moved(moves, buffer)
 
     def _over(self, trip: Trip, sectors: Passage | None, *, done: bool) -> bool:
         engine = self.engine

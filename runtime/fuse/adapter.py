@@ -37,7 +37,9 @@ from dmspec.runtime.fuse.export import Export, Straight
 from dmspec.runtime.fuse.sizes import KernelSizes
 from dmspec.runtime.fuse.threads import keep_state
 
-REQUEST_BYTES = 1 << 20
+# As many as the kernel gives, which is 1 MiB, less 64 KiB: `piped` has no room for all of it, and a chunk of a snapshot
+# should not lie in two requests.
+REQUEST_BYTES = 960 << 10
 BLOCK_BYTES = 4096
 
 # Each waiting request holds a thread. The kernel sends at most BACKGROUND_REQUESTS of those that no program
@@ -54,15 +56,17 @@ IDLE_THREADS = 8
 
 _KEEP_SIZE = 0x01
 _PUNCH_HOLE = 0x02
+_ZERO_RANGE = 0x10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Handle:
-    """One opening of one file."""
+    """One opening of one file; ``inode`` is known from its end on, and only to the device loop."""
 
     name: str
     write: bool
     straight: Straight | None = None
+    inode: int = 0
 
 
 def fail(number: int) -> NoReturn:
@@ -103,6 +107,7 @@ class Files:
         self._born_ns = time.time_ns()
         self._owner = (os.geteuid(), os.getegid())
         self._working_directory = os.open(".", os.O_PATH | os.O_CLOEXEC)
+        self.forget_pages: Callable[[int], None] | None = None
 
     def init(self, path: str) -> None:
         """Take note that the kernel has accepted the mount.
@@ -196,16 +201,27 @@ class Files:
             self._handles[number] = Handle(name, write, self._export.straight(name))
         return number, is_open_elsewhere, refuses
 
+    def note_inode(self, fh: int, inode: int) -> None:
+        """Take note of the number by which the kernel knows the file of an opening that ends."""
+        handle = self._handles.get(fh)
+        if handle is not None:
+            handle.inode = inode
+
     def release(self, path: str | None, fh: int) -> int:
-        """End an opening after its last close."""
+        """End an opening after its last close; with a device's last opening its page cache goes, as a block device's
+        does, and not with its next one, which would have to wait for that.
+        """
         with self._opening:
             handle = self._handles.pop(fh)
-            if not any(other.name == handle.name for other in self._handles.values()):
+            was_last = not any(other.name == handle.name for other in self._handles.values())
+            if was_last:
                 self._sizes.take_overrun(handle.name)
         self._export.close(handle.name, write=handle.write)
         with self._closed:
             self._closing.discard(fh)
             self._closed.notify_all()
+        if was_last and handle.inode and self.forget_pages is not None:
+            self.forget_pages(handle.inode)
         return 0
 
     def straight(self, fh: int) -> Straight | None:
@@ -258,21 +274,40 @@ class Files:
         return 0
 
     def fallocate(self, path: str | None, mode: int, offset: int, length: int, fh: int) -> int:
-        """Discard (punch a hole) or confirm that the range is there; nothing makes a device longer."""
+        """Discard (punch a hole), make zeros, or confirm that the range is there; nothing makes a device longer.
+
+        As with a block device (block/fops.c) there can be zeros whatever the device is, at the worst written ones;
+        mke2fs asks for its journal's.
+        """
         name = self._handle(fh).name
         size = self._size(name)
         if not self._handle(fh).write:
             fail(errno.EBADF)
-        if mode == _PUNCH_HOLE | _KEEP_SIZE:
-            length = min(length, size - offset)
-            if length > 0:
-                self._export.discard(name, offset, length)
-            return 0
-        if mode & ~_KEEP_SIZE:
+        kind = mode & ~_KEEP_SIZE
+        if kind not in (0, _PUNCH_HOLE, _ZERO_RANGE):
             fail(errno.EOPNOTSUPP)
-        if offset + length > size:
+        if kind == _PUNCH_HOLE or mode == _ZERO_RANGE | _KEEP_SIZE:
+            length = min(length, size - offset)
+        elif offset + length > size:
             fail(errno.ENOSPC)
+        if length > 0 and kind == _PUNCH_HOLE:
+            self._export.discard(name, offset, length)
+        elif length > 0 and kind == _ZERO_RANGE:
+            self._zero(fh, offset, length)
         return 0
+
+    def _zero(self, fh: int, offset: int, length: int) -> None:
+        handle = self._handle(fh)
+        try:
+            self._export.discard(handle.name, offset, length)
+        except OSError as problem:
+            if problem.errno != errno.EOPNOTSUPP:
+                raise
+            zeros = memoryview(bytes(min(length, REQUEST_BYTES)))
+            for start in range(offset, offset + length, len(zeros)):
+                piece = zeros[:offset + length - start]
+                if handle.straight is None or not handle.straight.write(start, piece):
+                    self._export.write(handle.name, start, piece)
 
     def truncate(self, path: str | None, length: int, fh: int | None = None) -> int:
         """Accept the size that the device has, and O_TRUNC; a device cannot be cut or extended from here."""

@@ -4,7 +4,8 @@ libfuse hands every request to whichever of its threads woke first, so a stream 
 warm, and each passes through a C callback into Python.  Here one thread, the leader, reads requests off the device,
 moves the bytes of those that go straight (`export.Straight`) in its own memory, answers, and reads on; no other thread
 takes part.  A read or write that may have to wait takes the ordinary path in that same thread, after it has made
-another one the leader; so does an fsync.
+another one a leader; so does an fsync, a discard or a flush at a close.  Large write-backs, which come in numbers, are
+read by several leaders, and moved as the pages that they are (`piped`).
 
 Every other request goes to libfuse as it came.  libfuse's own descriptor is turned into one end of a socket for that
 (nothing in its interface is needed, so no version of it matters), and what it answers is passed on to the device.
@@ -25,24 +26,35 @@ from collections.abc import Callable
 from time import perf_counter
 
 from dmspec.runtime.fuse.adapter import IDLE_THREADS, REQUEST_BYTES, Files
+from dmspec.runtime.fuse.export import Straight
+from dmspec.runtime.fuse.piped import Piped
 
 _IN_HEADER = struct.Struct("=IIQQIIII")
 _TRANSFER = struct.Struct("=IIQQIIIIQQII")  # the header, then fuse_read_in or fuse_write_in as far as we look at it
 _OUT_HEADER = struct.Struct("=IiQ")
 _WRITE_OUT = struct.Struct("=IiQII")
 _HEAD_BYTES = 80
-_FORGET, _READ, _WRITE, _FSYNC, _INTERRUPT = 2, 15, 16, 20, 36
+_FORGET, _READ, _WRITE, _RELEASE, _FSYNC, _FLUSH, _INTERRUPT, _FALLOCATE = 2, 15, 16, 18, 20, 25, 36, 43
+_FALLOCATION = struct.Struct("=QQQI")
+_NOTIFICATION = struct.Struct("=IiQQqq")
+_FORGET_PAGES = 2
 _FROM_PAGE_CACHE = 1
 _CLONE = 0x8004E500
 _MESSAGE_BYTES = 1 << 18
 _ENDED = (errno.ENODEV, errno.ECONNABORTED, errno.EBADF)
 
-# How long the leader asks the device again and again before it sleeps: waking up costs more than most requests.
+# How long a leader asks the device again and again before it sleeps, since waking up costs more than most requests.  It
+# does so only where request after request has followed the last answer closely, asleep or awake: what it asks in vain
+# takes the processor from whoever makes the requests.
 SPIN_SECONDS = 50e-6
+CLOSE_SECONDS = 100e-6
+ENOUGH_TRUST = 8
+MOST_TRUST = 16
 
-# Nobody waits for one write-back, only for all of them, so large ones are worth a second thread.
+# Nobody waits for one write-back, only for all of them, so large ones are worth a leader for each processor.
 SHARED_BYTES = 262144
 MOST_SHARING = max((os.cpu_count() or 1) - 1, 0)
+MOST_PIPED = MOST_SHARING + 1
 
 
 def _clone(descriptor: int) -> int:
@@ -81,10 +93,13 @@ class DeviceLoop:
         self._idle: list[threading.Lock] = []
         self._count = threading.Lock()
         self._workers: set[threading.Thread] = set()
-        self._sharing = 0
+        self._leaders = 0
+        self.expects_pages = False
+        self._pipes: list[Piped] = []
+        self._pipes_to_make = MOST_PIPED
         self._closing = False
         threading.Thread(target=self._pass_answers, name="fuse-answers", daemon=True).start()
-        self._add_worker()
+        self._call_leader()
 
     def finish(self) -> None:
         """Return when no thread works on a request any more; libfuse's loop must have ended."""
@@ -100,6 +115,8 @@ class DeviceLoop:
                 break
             worker.join()
         self._ours.close()
+        for piped in self._pipes:
+            piped.close()
         for descriptor in (self._original, self._device, self._wake):
             os.close(descriptor)
 
@@ -108,7 +125,7 @@ class DeviceLoop:
         return not self._closing and is_connected(self._device)
 
     def _add_worker(self) -> None:
-        """Start another thread, which is the leader."""
+        """Start another thread, which leads."""
         worker = threading.Thread(target=self._work, name="fuse-device", daemon=True)
         with self._count:
             self._workers.add(worker)
@@ -131,33 +148,68 @@ class DeviceLoop:
                 self._workers.discard(threading.current_thread())
 
     def hand_over(self) -> None:
-        """Make another thread the leader: the one that worked last, whose memory is the warmest, or a new one."""
+        """Lead no more; where no other thread does, another one is woken."""
         with self._count:
+            self._leaders -= 1
+            if self._leaders:
+                return
+        self._call_leader()
+
+    def share(self) -> None:
+        """Have one more thread lead, as long as there are no more of them than processors."""
+        with self._count:
+            if self._leaders > MOST_SHARING:
+                return
+        self._call_leader()
+
+    def _call_leader(self) -> None:
+        """Make another thread a leader: the one that worked last, whose memory is the warmest, or a new one."""
+        with self._count:
+            self._leaders += 1
             gate = self._idle.pop() if self._idle else None
         if gate is not None:
             gate.release()
         else:
             self._add_worker()
 
-    def shares(self) -> bool:
-        """Whether a large write-back is worth a thread beside the leader: there may be as many as processors."""
+    def leaves_it(self) -> bool:
+        """Whether one that finds nothing to do may stop leading, since another leads."""
         with self._count:
-            if self._sharing >= MOST_SHARING:
+            if self._leaders == 1:
                 return False
-            self._sharing += 1
+            self._leaders -= 1
             return True
 
-    def has_shared(self) -> None:
-        """That write-back has ended."""
+    def borrow_pipes(self) -> Piped | None:
+        """Pipes for a request that is expected to be large, if there are some to spare."""
         with self._count:
-            self._sharing -= 1
+            if self._pipes:
+                return self._pipes.pop()
+            if not self._pipes_to_make:
+                return None
+            self._pipes_to_make -= 1
+        try:
+            return Piped()
+        except OSError:
+            self._pipes_to_make = 0
+            return None
 
-    def wait(self) -> None:
-        """Sleep until there is a request, or the end."""
+    def give_back_pipes(self, piped: Piped) -> None:
+        """They must be empty."""
+        with self._count:
+            self._pipes.append(piped)
+
+    def forget_pages(self, inode: int) -> None:
+        """Have the kernel drop the cached pages of a file; it waits for those that are being written or read."""
+        with contextlib.suppress(OSError):
+            os.write(self._device, _NOTIFICATION.pack(_NOTIFICATION.size, _FORGET_PAGES, 0, inode, 0, 0))
+
+    def poll(self) -> select.poll:
+        """What ends its sleep when there is a request, or the end."""
         poll = select.poll()
-        poll.register(self._device, select.POLLIN)
-        poll.register(self._wake, select.POLLIN)
-        poll.poll()
+        for descriptor in (self._device, self._wake):
+            poll.register(descriptor, select.POLLIN)
+        return poll
 
     def end(self) -> None:
         """The connection has ended: give libfuse its descriptor back, and a request to wake up by."""
@@ -203,42 +255,84 @@ class _Request:
         self.data = data
         self.parts = (self.head, data)
         self.out = bytearray(_WRITE_OUT.size)
+        self.poll = loop.poll()
         self.files = loop._files
         self.device = loop._device
-        self.spin_until = 0.0
+        self.trust = 0
+        self.answered = 0.0
+        self.piped: Piped | None = None
 
     def lead(self) -> None:
-        """Take requests until another thread is the leader, or the connection has ended."""
+        """Take requests until others are to do so, or the connection has ended."""
         self.leading = True
+        self.trust = 0
         while self.leading and not self.loop._closing:
             self.next()
 
     def next(self) -> None:
         """Take the next request and answer it."""
         try:
-            length = os.readv(self.device, self.parts)
+            length = self.take()
         except BlockingIOError:
-            if perf_counter() > self.spin_until:
-                self.loop.wait()
+            if self.trust < ENOUGH_TRUST or perf_counter() - self.answered > SPIN_SECONDS:
+                if self.loop.leaves_it():
+                    self.leading = False
+                else:
+                    self.poll.poll()
             return
         except OSError as problem:
             if problem.errno in _ENDED:
                 self.loop.end()
             return
-        _, opcode, unique, _, _, _, _, _, handle, offset, size, flags = _TRANSFER.unpack_from(self.head)
+        if perf_counter() - self.answered < CLOSE_SECONDS:
+            self.trust = min(self.trust + 1, MOST_TRUST)
+        else:
+            self.trust = max(self.trust - ENOUGH_TRUST, 0)
+        _, opcode, unique, inode, _, _, _, _, handle, offset, size, flags = _TRANSFER.unpack_from(self.head)
+        if self.piped is not None and (opcode != _WRITE or size < SHARED_BYTES):
+            self.unpipe()
+            self.loop.expects_pages = False
         if opcode == _WRITE:
             self.write(unique, handle, offset, size, bool(flags & _FROM_PAGE_CACHE))
         elif opcode == _READ:
             self.read(unique, handle, offset, size)
         elif opcode == _FSYNC:
-            self.sync(unique, handle)
+            self.do(unique, self.files.fsync, None, 0, handle)
+        elif opcode == _FLUSH:
+            self.do(unique, self.files.flush, None, handle)
+        elif opcode == _FALLOCATE:
+            _, offset, more, mode = _FALLOCATION.unpack_from(self.head, _IN_HEADER.size)
+            self.do(unique, self.files.fallocate, None, mode, offset, more, handle)
         elif opcode == _INTERRUPT:
             self.fail(unique, errno.ENOSYS)
             return
         else:
+            if opcode == _RELEASE:
+                self.files.note_inode(handle, inode)
             self.pass_on(length)
             return
-        self.spin_until = perf_counter() + SPIN_SECONDS
+        self.answered = perf_counter()
+
+    def take(self) -> int:
+        """Read the next request, and tell its length."""
+        piped = self.loop.borrow_pipes() if self.loop.expects_pages else None
+        if piped is None:
+            return os.readv(self.device, self.parts)
+        try:
+            length = piped.take(self.device, self.head, self.data)
+        except BaseException:
+            self.loop.give_back_pipes(piped)
+            raise
+        self.piped = piped
+        return length
+
+    def unpipe(self) -> None:
+        """Have the request in memory."""
+        piped, self.piped = self.piped, None
+        if piped is not None:
+            piped.buffer()
+            piped.over()
+            self.loop.give_back_pipes(piped)
 
     def pass_on(self, length: int) -> None:
         """Let libfuse do it."""
@@ -260,28 +354,37 @@ class _Request:
             self.loop.answer(memoryview(self.out)[:_OUT_HEADER.size], self.data[:size])
 
     def write(self, unique: int, handle: int, offset: int, size: int, from_page_cache: bool) -> None:
-        buffer = self.data[:size]
-        shares = from_page_cache and size >= SHARED_BYTES and self.loop.shares()
-        if shares:
-            self.wait_for_it()
+        is_large = from_page_cache and size >= SHARED_BYTES
+        self.loop.expects_pages = is_large
+        if is_large:
+            self.loop.share()
         try:
-            straight = self.files.straight(handle)
-            if straight is None or not straight.write(offset, buffer):
+            if not self.write_straight(self.files.straight(handle), offset, size):
                 self.wait_for_it()
-                size = self.files.write(handle, offset, buffer, from_page_cache=from_page_cache)
+                size = self.files.write(handle, offset, self.data[:size], from_page_cache=from_page_cache)
         except BaseException as problem:  # noqa: BLE001 - what is no OSError goes on to serve()
             self.refuse(unique, problem)
         else:
             _WRITE_OUT.pack_into(self.out, 0, _WRITE_OUT.size, 0, unique, size, 0)
             self.loop.answer(self.out)
         finally:
-            if shares:
-                self.loop.has_shared()
+            self.unpipe()
 
-    def sync(self, unique: int, handle: int) -> None:
+    def write_straight(self, straight: Straight | None, offset: int, size: int) -> bool:
+        """Where it does not go straight the bytes are in memory afterwards."""
+        if self.piped is None:
+            return straight is not None and straight.write(offset, self.data[:size])
+        if straight is not None and straight.write_pages(offset, size, self.piped):
+            self.piped.over()
+            return True
+        self.unpipe()
+        return False
+
+    def do(self, unique: int, operation: Callable[..., int], *arguments: int | None) -> None:
+        """Do what may take long and has no other answer than that it is done."""
         self.wait_for_it()
         try:
-            self.files.fsync(None, 0, handle)
+            operation(*arguments)
         except BaseException as problem:  # noqa: BLE001 - what is no OSError goes on to serve()
             self.refuse(unique, problem)
         else:
@@ -299,7 +402,7 @@ class _Request:
         self.loop.answer(_OUT_HEADER.pack(_OUT_HEADER.size, -number, unique))
 
     def wait_for_it(self) -> None:
-        """Let another thread lead meanwhile, since the present request may take long."""
+        """Have another thread lead meanwhile, since the present request may take long."""
         if self.leading:
             self.leading = False
             self.loop.hand_over()

@@ -9,6 +9,22 @@ from collections.abc import Sequence
 from typing import Protocol
 
 
+class Pages(Protocol):
+    """The bytes of a request that lie in pages of the kernel and have been copied nowhere yet."""
+
+    def rewind(self, *, last: bool) -> None:
+        """Have the next `put` begin with the first byte; after the last time there is no other."""
+        ...
+
+    def put(self, descriptor: int, offset: int, length: int) -> None:
+        """Move the next bytes to a file; EINVAL where its filesystem takes no pages."""
+        ...
+
+    def buffer(self) -> memoryview:
+        """Give the bytes in memory, whatever has been put; after that nothing can be."""
+        ...
+
+
 class Straight(Protocol):
     """A quick way to one opened device; the buffers are as for `Export`.
 
@@ -21,6 +37,10 @@ class Straight(Protocol):
 
     def write(self, offset: int, buffer: memoryview) -> bool:
         """Write all of the buffer without waiting for anything but the bytes."""
+        ...
+
+    def write_pages(self, offset: int, length: int, pages: Pages) -> bool:
+        """Do the same with bytes that are in no buffer yet."""
         ...
 
 

@@ -186,6 +186,7 @@ class _Session:
         if self.binding.has_device_loop and not self._single_thread:
             with contextlib.suppress(OSError):  # then libfuse does it all, as without it
                 self._device_loop = DeviceLoop(self.files, self._descriptor, self._exit)
+                self.files.forget_pages = self._device_loop.forget_pages
         if self._writeback_cache:
             self.sizes.forget_attributes = self._forget_attributes
         self.inbox.put(Event.MOUNTED)

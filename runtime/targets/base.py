@@ -80,6 +80,11 @@ class Target:
         del bio
         return None
 
+    def straight_sectors(self, sector: int, most: int) -> int:
+        """From a sector on, how many, though more than a bio's piece has, :meth:`straight` answers for at once."""
+        del sector, most
+        return 0
+
     def by_map(self, bio: Bio) -> tuple[tuple[BlockDevice, int], ...]:
         """The answer of :meth:`straight` for a bio that :meth:`map` is known to remap."""
         answer = self.map(bio)

@@ -251,6 +251,12 @@ class Snapshot(Target):
             return None
         return self.by_map(bio)
 
+    def straight_sectors(self, sector: int, most: int) -> int:
+        """As far as chunks that have been copied follow one another in the store too."""
+        size = self.chunk_sectors
+        run = self.complete.run(sector // size, most // size + 2)
+        return min(run * size - sector % size, most) if run else 0
+
     def _map_discard(self, bio: Bio, chunk: int) -> int:
         """The second clone goes to the origin, behind the back of every snapshot; without a copy, nothing is to do."""
         if bio.number and self.discard_passdown_origin:

@@ -126,6 +126,11 @@ class SnapshotMerge(Snapshot):
         """Reads only: a write may have to wait for the range that is being merged."""
         return self.by_map(bio) if bio.op is Op.READ else None
 
+    def straight_sectors(self, sector: int, most: int) -> int:
+        """A chunk at a time: one may have been merged when the next has not."""
+        del sector, most
+        return 0
+
     # The loop
 
     def stop(self) -> Frame:

@@ -1,9 +1,11 @@
 """The quick way through a stack beside the ordinary one: the same operations end in the same state, bytes and words."""
 
+import fcntl
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dmspec.runtime.backing import FileBacking
 from dmspec.runtime.bio import Bio, Op
 from dmspec.runtime.block import DiskIo
+from dmspec.runtime.fuse.piped import PIPE_BYTES, Piped
 from dmspec.runtime.kcopyd import CopyJob, Piece
 from dmspec.runtime.live import in_background
 from dmspec.runtime.live_export import LiveExport
-from dmspec.runtime.live_straight import compiled
+from dmspec.runtime.live_straight import Straight, compiled
 from dmspec.runtime.mapped_device import MappedIo
 from dmspec.runtime.server import MountServer
 from dmspec.runtime.targets.mirror import Mirror
@@ -47,17 +51,44 @@ ALL_STRAIGHT = ["linear", "segments", "striped", "mirror-core", "origin", "snaps
 
 @dataclass
 class Count:
-    """How many requests have gone each way."""
+    """How many requests have gone each way; with ``pages`` what is written lies in pages of the kernel."""
 
     straight: int = 0
     ordinary: int = 0
+    pages: bool = False
+
+
+@contextmanager
+def in_pages(data: bytes) -> Iterator[Piped]:
+    """A write-back's bytes as the device loop has them, after a head of 80 bytes."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    pages = Piped()
+    try:
+        os.write(writer, bytes(80) + data)
+        assert pages.take(reader, bytearray(80), memoryview(bytearray(len(data)))) == 80 + len(data)
+        yield pages
+        pages.over()
+    finally:
+        pages.close()
+        os.close(reader)
+        os.close(writer)
+
+
+def write_straight(quick: Straight, offset: int, data: bytes, *, pages: bool) -> bool:
+    """Where it is refused, all of it must be there for the ordinary path."""
+    if not pages:
+        return quick.write(offset, memoryview(data))
+    with in_pages(data) as piped:
+        done = quick.write_pages(offset, len(data), piped)
+        assert done or piped.buffer() == data
+    return done
 
 
 def write(export: LiveExport, name: str, offset: int, data: bytes, count: Count | None) -> int:
     """Without a count: by the ordinary path only.  The answer is an errno."""
     quick = export.straight(name) if count is not None else None
-    if quick is not None and quick.write(offset, memoryview(data)):
-        assert count is not None
+    if count is not None and quick is not None and write_straight(quick, offset, data, pages=count.pages):
         count.straight += 1
         return 0
     if count is not None:
@@ -133,10 +164,10 @@ def act(server: MountServer, count: Count | None, kind: str, block: int, blocks:
 
 @pytest.mark.parametrize("kind", MORE)
 @settings(max_examples=12)
-@given(actions=st.lists(ACTION, min_size=1, max_size=14))
-def test_both_ways_end_alike(kind: str, actions: list[tuple[str, int, int, int]]) -> None:
+@given(actions=st.lists(ACTION, min_size=1, max_size=14), pages=st.booleans())
+def test_both_ways_end_alike(kind: str, actions: list[tuple[str, int, int, int]], pages: bool) -> None:
     with served(MORE[kind]) as ordinary, served(MORE[kind]) as quick:
-        count = Count()
+        count = Count(pages=pages)
         for server in (ordinary, quick):
             ok(server, insync(server) or "flush vol")
         for action in actions:
@@ -145,14 +176,15 @@ def test_both_ways_end_alike(kind: str, actions: list[tuple[str, int, int, int]]
         until(lambda: disks(ordinary) == disks(quick), "the same bytes", 4)
 
 
+@pytest.mark.parametrize("pages", [False, True])
 @pytest.mark.parametrize("kind", ALL_STRAIGHT)
-def test_what_has_settled_goes_straight(kind: str) -> None:
+def test_what_has_settled_goes_straight(kind: str, pages: bool) -> None:
     with served(MORE[kind]) as server:
         ok(server, insync(server) or "flush vol")
         # An origin in use when its snapshot was made cuts no writes, and looks at their first chunk only.
         for block in range(BLOCKS):
             write(server.export, "vol", block * 4096, b"a" * 4096, None)
-        count = Count()
+        count = Count(pages=pages)
         for block in range(0, BLOCKS, 3):
             write(server.export, "vol", block * 4096, b"b" * 4096, count)
             assert read(server.export, "vol", block * 4096, 4096, count) == b"b" * 4096
@@ -294,6 +326,49 @@ def test_what_failed_straight_is_done_again_on_the_ordinary_path() -> None:
         backing.fd = good
         assert server.stack.devices["vol"].in_flight == 0
         assert disks(server)["pv1"][:4096] == b"y" * 4 * KIB
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+@pytest.mark.parametrize("refuses", [1, 2])
+@pytest.mark.parametrize("kind", ["linear", "mirror-core", "snapshot", "segments"])
+def test_pages_that_were_moved_in_part_are_all_there_to_be_written(kind: str, refuses: int, for_good: bool) -> None:
+    """The first or the second move ends in an error of the host's file, and so do all others or none."""
+    class Refusing(FileBacking):
+        """One of the moves of a write finds another descriptor."""
+
+        times = 0
+        writing = False
+
+        @property
+        def fd(self) -> int:
+            Refusing.times += Refusing.writing
+            is_bad = Refusing.times >= refuses if for_good else Refusing.times == refuses
+            return bad if Refusing.writing and is_bad else self.good
+
+        @fd.setter
+        def fd(self, number: int) -> None:
+            self.good = number
+
+    with served(MORE[kind]) as server:
+        for block in range(BLOCKS):
+            write(server.export, "vol", block * 4096, b"a" * 4096, None)
+        bad = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        quick = server.export.straight("vol")
+        assert quick is not None
+        for disk in server.stack.disks.values():
+            assert isinstance(disk.backing, FileBacking)
+            disk.backing = Refusing(disk.backing.fd, durable=False, name=disk.name)
+        data = random.Random(3).randbytes(SIZE // 2 + 4096)
+        Refusing.writing = True
+        with in_pages(data) as pages:
+            done = quick.write_pages(SIZE // 4, len(data), pages)
+            assert done or pages.buffer() == data
+        Refusing.writing = False
+        os.close(bad)
+        assert done == (not for_good or refuses > Refusing.times)
+        if not done:
+            server.export.write("vol", SIZE // 4, memoryview(data))
+        assert read(server.export, "vol", SIZE // 4, len(data), None) == data
 
 
 def test_after_a_suspend_no_worker_is_left_that_could_write_to_the_log() -> None:

@@ -85,6 +85,36 @@ def test_reads_and_writes_of_any_alignment_are_a_bytearray(mount: Mount, binding
     stack.umount()
 
 
+LARGE = {
+    "linear": "disk pv1 16MiB\ndevice vol { linear pv1 }\n",
+    "segments": "disk pv1 8MiB\ndisk pv2 9MiB\ndevice vol { 7MiB linear pv1 @512  9MiB linear pv2 }\n",
+    "striped": "disk pv1 8MiB\ndisk pv2 8MiB\ndevice vol { striped pv1 pv2 chunk=64KiB }\n",
+    "mirror": "disk pv1 16MiB\ndisk pv2 16MiB\ndevice vol { mirror pv1 pv2 log=core region=512KiB nosync }\n",
+    "snapshot": "disk pv1 16MiB\ndisk cow 40MiB\ndevice org { snapshot-origin pv1 }\n"
+                "device vol { snapshot pv1 cow chunk=64KiB }\n",
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_large_write_backs_arrive_whole(mount: Mount, kind: str) -> None:
+    """Their pages are moved to the disks' files, from the second of a row on; here with an odd beginning and end."""
+    stack = mount(LARGE[kind])
+    draw = random.Random(11)
+    model = bytearray(16 * MIB)
+    for _ in range(4):
+        with opened(stack.device("vol")) as descriptor:
+            for _ in range(3):
+                offset = draw.randrange(6 * MIB)
+                data = draw.randbytes(draw.randrange(5 * MIB, 10 * MIB))
+                assert os.pwrite(descriptor, data, offset) == len(data)
+                model[offset:offset + len(data)] = data
+            os.fsync(descriptor)
+        with opened(stack.device("vol"), os.O_RDONLY) as descriptor:
+            assert os.pread(descriptor, 16 * MIB, 0) == model
+    if kind == "mirror":
+        assert stack.disk("pv1").read_bytes() == stack.disk("pv2").read_bytes() == model
+
+
 @TWO_BINDINGS
 def test_the_end_is_enospc_and_truncation_means_nothing(mount: Mount, binding: str) -> None:
     stack = mount(PLAIN, binding)

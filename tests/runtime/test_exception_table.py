@@ -43,3 +43,16 @@ def test_what_is_not_there() -> None:
         with pytest.raises(KeyError):
             del table[old]
     assert dict(table) == {5: 2}
+
+
+def test_chunks_in_a_row() -> None:
+    table = ExceptionTable()
+    table.update({3: 10, 4: 11, 5: 12, 6: 14, 8: 16})
+    assert [table.run(old, 9) for old in range(2, 10)] == [0, 3, 2, 1, 1, 0, 1, 0]
+    assert table.run(3, 2) == 2
+    table.update((old, old + 7) for old in range(100, 100 + 3 * MOST_IN_BLOCK))
+    at, runs = 100, []
+    while at < 100 + 3 * MOST_IN_BLOCK:
+        runs.append(table.run(at, 10 * MOST_IN_BLOCK))
+        at += runs[-1]
+    assert (sum(runs), min(runs) > 1) == (3 * MOST_IN_BLOCK, True)

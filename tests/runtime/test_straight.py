@@ -11,6 +11,7 @@ from dmspec.runtime.bio import Bio, Op
 from dmspec.runtime.region_hash import State
 from dmspec.runtime.targets.mirror import Mirror
 from dmspec.runtime.targets.mirror_work import LegError
+from dmspec.runtime.targets.snapshot import Snapshot
 
 DATA = pattern("D", 8)
 
@@ -111,6 +112,19 @@ def test_a_snapshot_and_its_origin() -> None:
     assert places(found, snap, Op.READ, 9) == [("cow", 17)]
     assert places(found, snap, Op.WRITE, 9) == [("cow", 17)]
     assert places(found, snap, Op.WRITE, 16) is None
+
+
+def test_chunks_that_lie_in_a_row_in_the_store_go_at_once() -> None:
+    found = machine()
+    target = found.target("snap")
+    assert isinstance(target, Snapshot)
+    size = target.chunk_sectors
+    for chunk in (1, 2, 4, 3):
+        assert found.write("snap", chunk * size, DATA[:512]) == 0
+    assert target.straight_sectors(0, 100) == 0
+    assert target.straight_sectors(size + 3, 100) == 2 * size - 3
+    assert target.straight_sectors(size + 3, 5) == 5
+    assert target.straight_sectors(3 * size, 100) == size
 
 
 @pytest.mark.parametrize(("what", "snap", "origin"), [
