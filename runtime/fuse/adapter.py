@@ -160,20 +160,32 @@ class Files:
 
     def getattr(self, path: str | None, fh: int | None = None) -> dict[str, int]:
         """Describe the directory or a file; the GETATTR of a writer that ran over the end tells it ENOSPC."""
-        times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._born_ns)
-        owner = {"st_uid": self._owner[0], "st_gid": self._owner[1]}
         if path == "/":
+            times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._born_ns)
+            owner = {"st_uid": self._owner[0], "st_gid": self._owner[1]}
             return {"st_mode": stat.S_IFDIR | self._folder_mode, "st_nlink": 2, **owner, **times}
         name = self._name(path, fh)
         if fh:
             if self._sizes.take_overrun(name):
                 fail(errno.ENOSPC)
             self._sizes.check(name)
+        return self._attributes(name)
+
+    def _attributes(self, name: str) -> dict[str, int]:
         size = self._size(name)
         mode = stat.S_IFREG | self._file_modes[self._is_read_only(name)]
         self._sizes.told(name, size)
         shape = {"st_size": size, "st_blocks": -(-size // 512), "st_blksize": BLOCK_BYTES}
-        return {"st_mode": mode, "st_nlink": 1, **shape, **owner, **times}
+        times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._born_ns)
+        return {"st_mode": mode, "st_nlink": 1, "st_uid": self._owner[0], "st_gid": self._owner[1], **shape, **times}
+
+    def set_times(self, fh: int) -> dict[str, int] | None:
+        """Accept the times that the kernel keeps, which it sends with each fsync(2), and describe the file.
+
+        None where a writer is still to hear that it ran over the end, which is for `getattr` to say.
+        """
+        name = self._handle(fh).name
+        return None if self._sizes.has_overrun(name) else self._attributes(name)
 
     def readdir(self, path: str | None, fh: int) -> Iterable[str]:
         """List the devices that are there now."""

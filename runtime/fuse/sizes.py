@@ -51,6 +51,10 @@ class KernelSizes:
             self._overrun.add(name)
             self._start(name, self.refresh)
 
+    def has_overrun(self, name: str) -> bool:
+        """Tell the same without taking it back."""
+        return name in self._overrun
+
     def take_overrun(self, name: str) -> bool:
         """Tell whether a writer is still to hear that it ran over the end; asking counts as telling."""
         if name not in self._overrun:
