@@ -68,3 +68,40 @@ def test_zeros_can_be_had_of_any_device(mount: Mount, binding: str, discards: bo
     stack.ok("fail pv1" if discards else "fail cow")
     with opened(stack.device("vol")) as file, fails_with(errno.EIO):
         fallocate(file, ZERO_RANGE, 0, 4096)
+
+
+@pytest.mark.requires("fuse")
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_an_fsync_leaves_all_but_the_times_as_they_are(mount: Mount, binding: str) -> None:
+    """It tells the server of the times first."""
+    stack = mount("disk pv1 1MiB\ndevice vol { linear pv1 }\n", binding)
+    path = stack.device("vol")
+    before = path.stat()
+    with opened(path) as file:
+        for second in range(3):
+            os.pwrite(file, b"x" * 4096, second * 4096)
+            os.fsync(file)
+            os.utime(file, (1000 + second, 2000 + second))
+            os.fsync(file)
+            after = os.fstat(file)
+            for field in ("st_size", "st_blocks", "st_mode", "st_ino", "st_uid", "st_gid", "st_nlink", "st_blksize"):
+                assert getattr(after, field) == getattr(before, field), field
+
+
+def test_a_writer_that_ran_over_the_end_hears_of_it_from_libfuse() -> None:
+    export = MemoryExport(None)
+    export.add("a", MIB)
+    sizes = KernelSizes(Anything(), export.size_bytes)
+    files = Files(export, sizes, passes_short_writes=False, on_mounted=Anything(), on_bug=Anything(), on_end=Anything())
+    handle = files.open("/a", os.O_RDWR)
+    said = files.set_times(handle)
+    assert said is not None
+    assert said["st_size"] == MIB
+    sizes.forget_attributes = Anything()
+    sizes.overrun("a")
+    assert files.set_times(handle) is None
+    with fails_with(errno.ENOSPC):
+        files.getattr(None, handle)
+    assert files.set_times(handle) == said
+    with fails_with(errno.EBADF):
+        files.set_times(handle + 1)
