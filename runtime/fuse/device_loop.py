@@ -9,6 +9,9 @@ read by several leaders, and moved as the pages that they are (`piped`).
 
 Every other request goes to libfuse as it came.  libfuse's own descriptor is turned into one end of a socket for that
 (nothing in its interface is needed, so no version of it matters), and what it answers is passed on to the device.
+One of libfuse's threads waits in read(2) for a request already when that is done, and takes the one that comes next.
+It must not be a large read, whose answer no socket of an ordinary user takes in one piece.  So the first leader begins
+when that thread has answered something; before that nobody can have opened a file.
 
 The numbers are those of the kernel's include/uapi/linux/fuse.h.
 """
@@ -47,6 +50,9 @@ _CLONE = 0x8004E500
 _MESSAGE_BYTES = 1 << 18
 _ENDED = (errno.ENODEV, errno.ECONNABORTED, errno.EBADF)
 
+# A libfuse whose threads do not wait for a request so early has nothing to answer.
+START_SECONDS = 1.0
+
 # How long a leader asks the device again and again before it sleeps, since waking up costs more than most requests.  It
 # does so only where request after request has followed the last answer closely, asleep or awake: what it asks in vain
 # takes the processor from whoever makes the requests.
@@ -55,10 +61,10 @@ CLOSE_SECONDS = 100e-6
 ENOUGH_TRUST = 8
 MOST_TRUST = 16
 
-# Nobody waits for one write-back, only for all of them, so large ones are worth a leader for each processor.
+# Nobody waits for one write-back, only for all of them, so large ones are worth a leader for each processor; but a file
+# takes one write at a time, and each leader's pipes are five descriptors.
 SHARED_BYTES = 262144
-MOST_SHARING = max((os.cpu_count() or 1) - 1, 0)
-MOST_PIPED = MOST_SHARING + 1
+MOST_LEADERS = min(os.cpu_count() or 1, 4)
 
 
 def _clone(descriptor: int) -> int:
@@ -97,17 +103,21 @@ class DeviceLoop:
         self._idle: list[threading.Lock] = []
         self._count = threading.Lock()
         self._workers: set[threading.Thread] = set()
+        self._began = False
         self._leaders = 0
         self.expects_pages = False
         self._pipes: list[Piped] = []
-        self._pipes_to_make = MOST_PIPED
+        self._pipes_to_make = MOST_LEADERS
         self._closing = False
+        self._start = threading.Timer(START_SECONDS, self._begin)
+        self._start.daemon = True
+        self._start.start()
         threading.Thread(target=self._pass_answers, name="fuse-answers", daemon=True).start()
-        self._call_leader()
 
     def finish(self) -> None:
         """Return when no thread works on a request any more; libfuse's loop must have ended."""
         self._closing = True
+        self._start.cancel()
         os.eventfd_write(self._wake, 1)
         with self._count:
             for gate in self._idle:
@@ -127,6 +137,15 @@ class DeviceLoop:
     def is_connected(self) -> bool:
         """Whether the kernel still has the connection, although its mount may be gone from here."""
         return not self._closing and is_connected(self._device)
+
+    def _begin(self) -> None:
+        """Have the first leader, once."""
+        with self._count:
+            if self._closing or self._began:
+                return
+            self._began = True
+        self._start.cancel()
+        self._call_leader()
 
     def _add_worker(self) -> None:
         """Start another thread, which leads."""
@@ -160,9 +179,9 @@ class DeviceLoop:
         self._call_leader()
 
     def share(self) -> None:
-        """Have one more thread lead, as long as there are no more of them than processors."""
+        """Have one more thread lead, if it is worth one."""
         with self._count:
-            if self._leaders > MOST_SHARING:
+            if self._leaders >= MOST_LEADERS:
                 return
         self._call_leader()
 
@@ -226,16 +245,18 @@ class DeviceLoop:
             self._ours.send(_IN_HEADER.pack(48, _FORGET, 0, 1, 0, 0, 0, 0) + bytes(8))
 
     def _pass_answers(self) -> None:
+        """The first one is to the kernel's greeting; the second one is that of the thread that waited, so begin."""
         memory = memoryview(bytearray(_MESSAGE_BYTES))
+        answers = 0
         with contextlib.suppress(OSError):
             while length := self._ours.recv_into(memory):
                 self._pass_answer(memory[:length])
+                answers += 1
+                if answers == 2:
+                    self._begin()
 
     def _pass_answer(self, answer: memoryview) -> None:
-        """What was asked through one descriptor is answered through the same.
-
-        libfuse has read the first request before there was a clone, and one of its threads may have waited for another.
-        """
+        """What was asked through one descriptor is answered through it: libfuse has had requests before we began."""
         try:
             os.write(self._device, answer)
         except OSError as problem:

@@ -72,7 +72,7 @@ class Guardian:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._send(0, "dismiss")
-        with contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_FAREWELL_SECONDS)
@@ -84,6 +84,8 @@ class Guardian:
         assert self._process.stdin is not None
         line = json.dumps([number, errand, *arguments]).encode() + b"\n"
         with self._lock:
+            if self._process.stdin.closed:
+                raise OSError(errno.EPIPE, "the guardian process is dismissed")
             self._process.stdin.write(line)
             self._process.stdin.flush()
 

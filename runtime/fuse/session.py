@@ -215,6 +215,8 @@ class _Session:
                 return
             assert self._entry is not None
             mounts.tune(self._entry, read_ahead_kib=REQUEST_BYTES >> 10)
+            with contextlib.suppress(OSError):
+                Path(self.mountpoint).stat()  # so that something is asked, for which the device loop waits to begin
             if self._on_ready is not None:
                 try:
                     self._on_ready(Mount(self))
