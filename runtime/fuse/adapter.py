@@ -161,9 +161,7 @@ class Files:
     def getattr(self, path: str | None, fh: int | None = None) -> dict[str, int]:
         """Describe the directory or a file; the GETATTR of a writer that ran over the end tells it ENOSPC."""
         if path == "/":
-            times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._born_ns)
-            owner = {"st_uid": self._owner[0], "st_gid": self._owner[1]}
-            return {"st_mode": stat.S_IFDIR | self._folder_mode, "st_nlink": 2, **owner, **times}
+            return {"st_mode": stat.S_IFDIR | self._folder_mode, "st_nlink": 2, **self._of_all()}
         name = self._name(path, fh)
         if fh:
             if self._sizes.take_overrun(name):
@@ -176,8 +174,11 @@ class Files:
         mode = stat.S_IFREG | self._file_modes[self._is_read_only(name)]
         self._sizes.told(name, size)
         shape = {"st_size": size, "st_blocks": -(-size // 512), "st_blksize": BLOCK_BYTES}
+        return {"st_mode": mode, "st_nlink": 1, **shape, **self._of_all()}
+
+    def _of_all(self) -> dict[str, int]:
         times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._born_ns)
-        return {"st_mode": mode, "st_nlink": 1, "st_uid": self._owner[0], "st_gid": self._owner[1], **shape, **times}
+        return {"st_uid": self._owner[0], "st_gid": self._owner[1], **times}
 
     def set_times(self, fh: int) -> dict[str, int] | None:
         """Accept the times that the kernel keeps, which it sends with each fsync(2), and describe the file.

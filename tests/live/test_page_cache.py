@@ -2,7 +2,6 @@
 
 import errno
 import os
-from ctypes import CDLL, c_int, c_int64, get_errno
 from unittest.mock import Mock as Anything
 
 import pytest
@@ -12,14 +11,9 @@ from dmspec.runtime.fuse.sizes import KernelSizes
 
 from .conftest import BINDINGS, MIB, Mount, fails_with, opened
 from .memory_export import MemoryExport
+from .test_fuse_adapter import fallocate
 
 KEEP_SIZE, ZERO_RANGE = 1, 16
-
-
-def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
-    libc = CDLL(None, use_errno=True)
-    if libc.fallocate(c_int(descriptor), c_int(mode), c_int64(offset), c_int64(length)) != 0:
-        raise OSError(get_errno(), os.strerror(get_errno()))
 
 
 def test_it_goes_with_the_last_close() -> None:
